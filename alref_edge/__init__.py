@@ -1,0 +1,36 @@
+"""alref-edge: audio- and language-referenced video object segmentation, offline, on ONNX Runtime and TensorRT."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+try:
+    __version__ = version("alref-edge")
+except PackageNotFoundError:  # run from a clone that was not installed
+    __version__ = "0.0.0"
+
+_HOMES = {
+    "AlrefError": "alref_edge.errors",
+    "Bundle": "alref_edge.bundle",
+    "Detections": "alref_edge.types",
+    "GroundingDino": "alref_edge.models.grounding_dino",
+    "Pipeline": "alref_edge.pipeline",
+    "Pivot": "alref_edge.types",
+    "Sam2ImagePredictor": "alref_edge.models.sam2",
+    "Sam2VideoTracker": "alref_edge.models.sam2",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for, so that importing the package loads no backend."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'alref_edge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,136 @@
+"""`bundle.json`: what a bundle holds, in a schema that is read strictly."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from alref_edge.errors import BundleError
+
+SCHEMA = "alref-edge.bundle/1"
+MANIFEST = "bundle.json"
+EXPORT_AGAIN = "export the bundle again with `python -m export`, or fetch it whole from where it came."
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a bundle: its SHA-256 in hex and its size in bytes."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{64}", str(self.sha256)) or not isinstance(self.size, int) or self.size < 0:
+            raise BundleError(
+                "A file's entry in the manifest is malformed.",
+                expected="a SHA-256 of 64 hex digits and a size",
+                got=f"{self.sha256!r}, {self.size!r}",
+                mend=EXPORT_AGAIN,
+            )
+
+
+@dataclass(frozen=True)
+class ComponentEntry:
+    """One network of a bundle.
+
+    Attributes:
+        kind: which model of the runtime reads it, such as "sam2".
+        variant: the size or version, such as "sam2.1_tiny".
+        precision: "float32", "float16" or "bfloat16".
+        source: where the weights come from: a checkpoint's name and SHA-256, or a seed.
+        licence: licence of the weights.
+        graphs: graph name to file, relative to the bundle.
+        files: other files that the component needs, such as its vocabulary.
+        config: what the runtime has to know of the network.
+        tolerances: by graph, the largest absolute difference that its export was accepted with.
+    """
+
+    kind: str
+    variant: str
+    precision: str
+    source: Mapping[str, Any]
+    licence: str
+    graphs: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `bundle.json`.
+
+    Attributes:
+        name: the bundle's name.
+        trained: False where any weights are random.
+        components: by name.
+        files: every file of the bundle but the manifest, by POSIX path relative to it.
+        defaults: pipeline settings that the bundle wants, such as thresholds.
+        notes: one line for a person.
+    """
+
+    name: str
+    trained: bool
+    components: Mapping[str, ComponentEntry]
+    files: Mapping[str, FileEntry]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    notes: str = ""
+    schema: str = SCHEMA
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            check_relative(path)
+        for name, component in self.components.items():
+            for path in (*component.graphs.values(), *component.files.values()):
+                if path not in self.files:
+                    raise BundleError(
+                        f"The component {name!r} names a file that the manifest does not list.",
+                        got=path,
+                        mend=EXPORT_AGAIN,
+                    )
+
+    def to_json(self) -> str:
+        """The manifest as it stands on disk."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            BundleError: it is not JSON, of another schema, or lacks or has a field too many.
+        """
+        try:
+            raw = json.loads(text)
+            schema = raw.get("schema")
+        except (ValueError, AttributeError) as error:
+            raise BundleError("The manifest is not a JSON object.", got=str(error), mend=EXPORT_AGAIN) from error
+        if schema != SCHEMA:
+            raise BundleError(
+                "The bundle is of another schema than this release reads.",
+                expected=SCHEMA,
+                got=schema,
+                mend="export it again with the `python -m export` of this release.",
+            )
+        try:
+            components = {name: ComponentEntry(**entry) for name, entry in raw.pop("components").items()}
+            files = {path: FileEntry(**entry) for path, entry in raw.pop("files").items()}
+            return cls(components=components, files=files, **raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError("The manifest does not fit its schema.", got=str(error), mend=EXPORT_AGAIN) from error
+
+
+def check_relative(path: str) -> None:
+    """Raise a BundleError unless the path stays inside the folder that it is relative to."""
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or str(pure) != path:
+        raise BundleError(
+            "The manifest names a path outside the bundle, or one that is not in its plain form.",
+            expected="a relative path such as sam2/track.onnx",
+            got=path,
+            mend=EXPORT_AGAIN,
+        )

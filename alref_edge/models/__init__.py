@@ -1,0 +1,1 @@
+"""One package a network: preprocess, session, postprocess; numpy in, numpy out."""

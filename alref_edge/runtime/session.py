@@ -1,0 +1,133 @@
+"""What every backend offers: named tensors in, named tensors out, state that may stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from alref_edge.errors import EngineError
+from alref_edge.runtime.buffers import Buffer
+
+Feeds: TypeAlias = Mapping[str, "np.ndarray | Buffer"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph's input or output: a symbolic dimension is a name, a fixed one a number."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session runs.
+
+    Attributes:
+        threads: CPU threads for one operator; 0 leaves the choice to the backend (one a physical core).
+        allow_fallback: let a session run on the CPU when the device asked for does not work.
+        providers: extra settings of the execution provider, as ONNX Runtime names them.
+    """
+
+    threads: int = 0
+    allow_fallback: bool = False
+    providers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise EngineError("A session cannot run on fewer than no threads.", expected="0 or more", got=self.threads)
+
+
+class Session(Protocol):
+    """One graph, ready to run on `device`; `provider` is the one that really runs it."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def run(self, feeds: Feeds, *, into: Mapping[str, Buffer] | None = None) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            feeds: every input by name, an array of the host or a buffer of this session's device.
+            into: outputs that are to be written in place into a buffer of the device; they are not returned.
+
+        Returns:
+            The outputs not named in `into`, as arrays of the host.
+
+        Raises:
+            EngineError: a name, dtype or shape does not fit the graph, or the backend failed.
+        """
+        ...
+
+    def buffer(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
+        """A zeroed buffer on this session's device."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the session holds; closing twice does nothing."""
+        ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check_feeds(graph: str, inputs: Mapping[str, TensorSpec], feeds: Feeds) -> None:
+    """Raise an EngineError unless `feeds` has just the graph's inputs, with their dtypes and shapes.
+
+    A symbolic dimension takes any size, but the same size wherever its name stands.
+    """
+    _check_names(graph, "input", inputs, feeds, complete=True)
+    _check_tensors(graph, inputs, feeds)
+
+
+def check_outputs(graph: str, outputs: Mapping[str, TensorSpec], into: Mapping[str, Buffer]) -> None:
+    """Raise an EngineError unless every buffer of `into` belongs to an output and has its dtype and shape."""
+    _check_names(graph, "output", outputs, into, complete=False)
+    _check_tensors(graph, outputs, into)
+
+
+def _check_names(
+    graph: str, kind: str, specs: Mapping[str, TensorSpec], given: Iterable[str], *, complete: bool
+) -> None:
+    given = set(given)
+    wrong = given - set(specs)
+    missing = set(specs) - given if complete else set()
+    if wrong or missing:
+        raise EngineError(f"{graph}: the {kind} names do not fit the graph.", expected=sorted(specs), got=sorted(given))
+
+
+def _check_tensors(graph: str, specs: Mapping[str, TensorSpec], tensors: Feeds) -> None:
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        spec = specs[name]
+        fits = tensor.dtype == spec.dtype and len(tensor.shape) == len(spec.shape)
+        for want, size in zip(spec.shape, tensor.shape, strict=False):
+            fits = fits and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
+        if not fits:
+            known = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
+            raise EngineError(
+                f"{graph}: the tensor {name!r} does not fit the graph.",
+                expected=f"{spec}" + (f" with {known}" if known else ""),
+                got=f"{tensor.dtype}[{', '.join(map(str, tensor.shape))}]",
+            )

@@ -1,0 +1,27 @@
+"""`python -m benchmarks NAME …`: run one of the measuring programs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+PROGRAMS = {
+    "components": "each graph beside the official PyTorch module, in one run",
+    "reference": "the official pipeline's structure beside `alref-edge run`: boxes, masks, times",
+    "sharing": "ten sentences on one clip beside ten runs",
+    "memory": "resident memory over a long video",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Dispatch to a program's `main(argv)`."""
+    if not argv or argv[0] not in PROGRAMS:
+        print("usage: python -m benchmarks PROGRAM [options]\n", file=sys.stderr)
+        for name, what in PROGRAMS.items():
+            print(f"  {name:<12} {what}", file=sys.stderr)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    return int(import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""`python -m export`: official checkpoints, or seeded random weights, into a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from alref_edge.errors import AlrefError
+from export.bundle import ComponentSpec, add_to_bundle
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Export a network into a bundle. Without a checkpoint, --seed makes random weights: such a bundle "
+        "is named untrained.",
+    )
+    commands = parser.add_subparsers(dest="component", required=True)
+
+    def command(name: str, help_: str, variants: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_)
+        sub.add_argument("--variant", required=True, help=variants)
+        sub.add_argument("--bundle", required=True, type=Path, help="folder of the bundle, new or standing")
+        sub.add_argument("--checkpoint", type=Path, help="the official weights")
+        sub.add_argument("--seed", type=int, help="seed of random weights, where there is no checkpoint")
+        return sub
+
+    command("sam2", "SAM 2 and 2.1 (.pt)", "sam2_tiny, sam2_small, sam2_base_plus, sam2_large, sam2.1_..., sam2.1_nano")
+    grounding = command("grounding_dino", "Grounding DINO (.pth or transformers folder)", "swin_t, swin_b, nano")
+    grounding.add_argument("--folder", type=Path, help="a transformers folder, instead of a checkpoint")
+    grounding.add_argument(
+        "--vocab", type=Path, help="vocab.txt of the text encoder (of bert-base-uncased, officially)"
+    )
+    return parser
+
+
+def _export(arguments: argparse.Namespace, folder: Path) -> ComponentSpec:
+    if arguments.component == "sam2":
+        from export.sam2 import export_sam2
+
+        return export_sam2(arguments.variant, folder, checkpoint=arguments.checkpoint, seed=arguments.seed)
+    from export.grounding_dino import export_grounding_dino
+
+    return export_grounding_dino(
+        arguments.variant,
+        folder,
+        checkpoint=arguments.checkpoint,
+        folder=arguments.folder,
+        vocab=arguments.vocab,
+        seed=arguments.seed,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; 0 when the bundle was written and verified."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.bundle.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=arguments.bundle.parent) as folder:
+            component = _export(arguments, Path(folder))
+            bundle = add_to_bundle(arguments.bundle, component)
+    except AlrefError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    size = sum(entry.size for path, entry in bundle.manifest.files.items() if path.startswith(component.name + "/"))
+    state = "trained" if bundle.manifest.trained else "UNTRAINED"
+    print(f"{bundle.root}: {component.name} {component.variant} {component.precision}, {size / 1e6:.1f} MB, {state}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Bundles: written by export, verified before use, refused when anything is off."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alref_edge.bundle import Bundle, default_bundle
+from alref_edge.bundle.manifest import MANIFEST
+from alref_edge.errors import BundleError, InputError
+from export.bundle import ComponentSpec, add_to_bundle, source_of
+
+
+def component(folder: Path, *, seed: int | None = 0, text: str = "graph") -> ComponentSpec:
+    """A component of one graph and one file, lying in `folder`."""
+    folder.mkdir()
+    (folder / "first.onnx").write_text(text)
+    (folder / "vocab.txt").write_text("word")
+    return ComponentSpec(
+        name="toy",
+        variant="toy_small",
+        precision="float32",
+        source={"seed": seed} if seed is not None else {"checkpoint": "toy.pt", "sha256": "0" * 64},
+        licence="Apache-2.0",
+        config={"width": 3},
+        graphs={"encoder": folder / "first.onnx"},
+        files={"vocab": folder / "vocab.txt"},
+        tolerances={"encoder": 1e-4},
+    )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A bundle that is right."""
+    add_to_bundle(tmp_path / "bundle", component(tmp_path / "made"))
+    return tmp_path / "bundle"
+
+
+def test_a_component_goes_in_and_comes_out(root: Path) -> None:
+    toy = Bundle.open(root).component("toy")
+    assert toy.graph("encoder").read_text() == "graph"
+    assert toy.file("vocab").read_text() == "word"
+    assert (toy.variant, toy.precision, dict(toy.config)) == ("toy_small", "float32", {"width": 3})
+    assert toy.tolerances == {"encoder": 1e-4}
+
+
+def test_a_component_replaces_the_one_of_its_name_and_changes_the_hash(root: Path, tmp_path: Path) -> None:
+    before = Bundle.open(root)
+    add_to_bundle(root, component(tmp_path / "again", text="another graph"))
+    after = Bundle.open(root)
+    assert after.component("toy").graph("encoder").read_text() == "another graph"
+    assert after.sha256 != before.sha256
+    assert set(after.manifest.files) == set(before.manifest.files)
+
+
+def test_random_weights_make_the_bundle_untrained(root: Path, tmp_path: Path) -> None:
+    assert not Bundle.open(root).manifest.trained
+    assert "UNTRAINED" in Bundle.open(root).manifest.notes
+    assert add_to_bundle(root, component(tmp_path / "trained", seed=None)).manifest.trained
+
+
+def test_absent_parts_are_named(root: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(root)
+    with pytest.raises(BundleError, match="no component 'sam2'"):
+        bundle.component("sam2")
+    with pytest.raises(BundleError, match="no graph 'decoder'"):
+        bundle.component("toy").graph("decoder")
+    with pytest.raises(BundleError, match="no bundle at"):
+        Bundle.open(tmp_path / "absent")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        Bundle.open(tmp_path)
+
+
+def alter(root: Path) -> None:
+    (root / "toy/encoder.onnx").write_text("grapg")
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A fault in the manifest."""
+
+    def apply(root: Path) -> None:
+        manifest = json.loads((root / MANIFEST).read_text())
+        change(manifest)
+        (root / MANIFEST).write_text(json.dumps(manifest))
+
+    return apply
+
+
+def link(root: Path) -> None:
+    (root / "toy/encoder.onnx").rename(root.parent / "elsewhere")
+    os.symlink(root.parent / "elsewhere", root / "toy/encoder.onnx")
+
+
+def link_folder(root: Path) -> None:
+    (root / "toy").rename(root.parent / "toy")
+    os.symlink(root.parent / "toy", root / "toy")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing file": (lambda root: (root / "toy/vocab.txt").unlink(), "lacks files"),
+    "altered, same size": (alter, "was altered"),
+    "another size": (lambda root: (root / "toy/vocab.txt").write_text("words"), "not the size"),
+    "unlisted file": (lambda root: (root / "toy/extra.bin").write_text("x"), "does not list"),
+    "unlisted hidden file": (lambda root: (root / ".hidden").write_text("x"), "does not list"),
+    "linked file": (link, "links"),
+    "linked folder": (link_folder, "links"),
+    "manifest not JSON": (lambda root: (root / MANIFEST).write_text("{"), "not a JSON object"),
+    "manifest a list": (lambda root: (root / MANIFEST).write_text("[]"), "not a JSON object"),
+    "manifest not UTF-8": (lambda root: (root / MANIFEST).write_bytes(b"\xff\xfe"), "not UTF-8"),
+    "another schema": (edit(lambda m: m.update(schema="alref-edge.bundle/9")), "another schema"),
+    "a field too many": (edit(lambda m: m.update(extra=1)), "does not fit its schema"),
+    "a field too few": (edit(lambda m: m.pop("components")), "does not fit its schema"),
+    "escaping path": (edit(lambda m: m["files"].update({"../x": m["files"]["toy/vocab.txt"]})), "outside"),
+    "absolute path": (edit(lambda m: m["files"].update({"/etc/passwd": m["files"]["toy/vocab.txt"]})), "outside"),
+    "graph not listed": (edit(lambda m: m["components"]["toy"]["graphs"].update(x="toy/y.onnx")), "does not list"),
+    "malformed hash": (edit(lambda m: m["files"]["toy/vocab.txt"].update(sha256="12")), "malformed"),
+    "negative size": (edit(lambda m: m["files"]["toy/vocab.txt"].update(size=-1)), "malformed"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bundle_that_is_off_is_refused(root: Path, fault: str) -> None:
+    spoil, said = FAULTS[fault]
+    spoil(root)
+    with pytest.raises(BundleError, match=said) as caught:
+        Bundle.open(root)
+    assert caught.value.mend
+
+
+def test_sources(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "weights.pt"
+    checkpoint.write_bytes(b"abc")
+    assert source_of(None, 3) == {"seed": 3}
+    assert source_of(checkpoint, None)["sha256"].startswith("ba7816bf")
+    for wrong in [(None, None), (checkpoint, 1), (tmp_path / "absent.pt", None)]:
+        with pytest.raises(InputError):
+            source_of(*wrong)
+
+
+def test_the_shipped_bundle_verifies() -> None:
+    assert set(Bundle.open().manifest.components) >= {"sam2", "grounding_dino"}
+    assert default_bundle().name == "nano"

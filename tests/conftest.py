@@ -1,0 +1,25 @@
+"""What the tests share: real media, and the shipped bundle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """Folder of real media: ALREF_MEDIA, else `shared/media` beside the checkout."""
+    folder = Path(os.environ.get("ALREF_MEDIA", ROOT.parent / "shared" / "media"))
+    if not (folder / "bedroom.mp4").is_file():
+        pytest.skip(f"no real media at {folder}; set ALREF_MEDIA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_bundle() -> Path:
+    """Folder of the bundle that ships with the package."""
+    return ROOT / "engines" / "nano"

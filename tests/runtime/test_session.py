@@ -1,0 +1,154 @@
+"""The session border: what fits runs, what does not says what was expected and what came."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alref_edge.errors import EngineError, ProviderError
+from alref_edge.runtime import SessionOptions, open_session, providers
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """total[N,3] = x[N,3] + y[N,3]; product[N,3] = x * y."""
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3])
+        for name in ("x", "y", "total", "product")
+    ]
+    nodes = [
+        onnx.helper.make_node("Add", ["x", "y"], ["total"]),
+        onnx.helper.make_node("Mul", ["x", "y"], ["product"]),
+    ]
+    body = onnx.helper.make_graph(nodes, "arithmetic", tensors[:2], tensors[2:])
+    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    path = tmp_path_factory.mktemp("graph") / "arithmetic.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def pair(rows: int = 2) -> dict[str, np.ndarray]:
+    """Two inputs that fit."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((rows, 3)).astype(np.float32) for name in ("x", "y")}
+
+
+def test_run_returns_every_output_by_name(graph: Path) -> None:
+    feeds = pair()
+    with open_session(graph, device="cpu") as session:
+        results = session.run(feeds)
+    assert list(results) == ["total", "product"]
+    np.testing.assert_array_equal(results["total"], feeds["x"] + feeds["y"])
+    np.testing.assert_array_equal(results["product"], feeds["x"] * feeds["y"])
+
+
+def test_buffers_are_read_and_written_in_place(graph: Path) -> None:
+    feeds = pair()
+    with open_session(graph, device="cpu") as session:
+        bank = session.buffer((6, 3))
+        source = session.buffer((2, 3))
+        source.write(feeds["x"])
+        results = session.run({"x": source, "y": feeds["y"]}, into={"total": bank.rows(2, 4)})
+    assert list(results) == ["product"]
+    np.testing.assert_array_equal(results["product"], feeds["x"] * feeds["y"])
+    np.testing.assert_array_equal(bank.numpy()[2:4], feeds["x"] + feeds["y"])
+    assert not bank.numpy()[[0, 1, 4, 5]].any()
+
+
+def test_a_run_of_rows_keeps_its_memory_alive(graph: Path) -> None:
+    with open_session(graph, device="cpu") as session:
+        view = session.buffer((4, 3)).rows(1, 3)
+    view.write(np.full((2, 3), 7, np.float32))
+    assert (view.numpy() == 7).all()
+
+
+BAD_FEEDS = {
+    "missing": ({"x": np.zeros((2, 3), np.float32)}, "input names"),
+    "unknown": (pair() | {"z": np.zeros((2, 3), np.float32)}, "input names"),
+    "dtype": (pair() | {"y": np.zeros((2, 3))}, "float64"),
+    "rank": (pair() | {"y": np.zeros((2, 3, 1), np.float32)}, "float32[2, 3, 1]"),
+    "fixed size": (pair() | {"y": np.zeros((2, 4), np.float32)}, "float32[2, 4]"),
+    "symbol with two sizes": (pair() | {"y": np.zeros((5, 3), np.float32)}, "n=2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FEEDS)
+def test_what_does_not_fit_is_refused_with_expected_and_got(graph: Path, case: str) -> None:
+    feeds, said = BAD_FEEDS[case]
+    with open_session(graph, device="cpu") as session, pytest.raises(EngineError) as caught:
+        session.run(feeds)
+    assert said in str(caught.value)
+    assert "Expected:" in str(caught.value)
+    assert "Got:" in str(caught.value)
+
+
+def test_an_output_buffer_of_another_shape_is_refused(graph: Path) -> None:
+    with open_session(graph, device="cpu") as session:
+        with pytest.raises(EngineError, match="total"):
+            session.run(pair(), into={"total": session.buffer((2, 4))})
+        with pytest.raises(EngineError, match="output names"):
+            session.run(pair(), into={"sum": session.buffer((2, 3))})
+
+
+def test_rows_outside_a_buffer_are_refused(graph: Path) -> None:
+    with open_session(graph, device="cpu") as session, pytest.raises(EngineError, match="no such rows"):
+        session.buffer((2, 3)).rows(1, 3)
+
+
+def test_a_closed_session_says_so(graph: Path) -> None:
+    session = open_session(graph, device="cpu")
+    session.close()
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run(pair())
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a graph")
+    with pytest.raises(EngineError, match=r"broken\.onnx cannot be loaded"):
+        open_session(path, device="cpu")
+    with pytest.raises(EngineError, match="no graph"):
+        open_session(tmp_path / "absent.onnx", device="cpu")
+
+
+def test_threads_are_checked() -> None:
+    with pytest.raises(EngineError, match="threads"):
+        SessionOptions(threads=-1)
+
+
+def test_unknown_device(graph: Path) -> None:
+    with pytest.raises(ProviderError, match="no such device"):
+        open_session(graph, device="quantum")
+
+
+@pytest.mark.skipif(providers.probe(providers.CUDA).works, reason="CUDA works here")
+def test_a_provider_that_does_not_work_is_an_error_unless_falling_back_is_allowed(graph: Path) -> None:
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for"):
+        open_session(graph, device="cuda")
+    with open_session(graph, device="cuda", options=SessionOptions(allow_fallback=True)) as session:
+        assert session.provider == providers.CPU
+    assert providers.resolve("auto") == providers.Placement(providers.CPU, "cpu")
+
+
+def test_the_probe_tells_what_works() -> None:
+    assert providers.probe(providers.CPU).works
+    unknown = providers.probe("NoSuchExecutionProvider")
+    assert not unknown.works
+    assert "does not contain" in unknown.reason
+
+
+@pytest.mark.skipif(not providers.probe(providers.CUDA).works, reason="no working CUDA provider")
+def test_buffers_on_cuda(graph: Path) -> None:
+    feeds = pair()
+    with open_session(graph, device="cuda") as session:
+        assert session.provider == providers.CUDA
+        bank = session.buffer((6, 3))
+        session.run(feeds, into={"total": bank.rows(2, 4)})
+        results = session.run({"x": bank.rows(2, 4), "y": feeds["y"]})
+    np.testing.assert_array_equal(bank.numpy()[2:4], feeds["x"] + feeds["y"])
+    np.testing.assert_array_equal(results["product"], (feeds["x"] + feeds["y"]) * feeds["y"])
