@@ -12,6 +12,7 @@ from alref_edge.bundle import Bundle
 from alref_edge.bundle.manifest import MANIFEST, ComponentEntry, FileEntry, Manifest
 from alref_edge.bundle.verify import sha256_of
 from alref_edge.errors import InputError
+from export.weights import share_weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = No
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     graphs = {key: _move(path, folder / f"{key}.onnx", root) for key, path in component.graphs.items()}
+    share_weights(root / path for path in graphs.values())
     files = {key: _move(path, folder / path.name, root) for key, path in component.files.items()}
     entry = ComponentEntry(
         kind=component.name,

@@ -6,7 +6,7 @@ venv=${1:?usage: install.sh FOLDER}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 pip=("$venv/bin/pip" install -q -c "$here/constraints.txt")
 "${pip[@]}" torch setuptools wheel numpy
-"${pip[@]}" transformers hydra-core iopath addict yapf scipy opencv-python-headless einops pycocotools av tqdm pillow psutil
+"${pip[@]}" transformers hydra-core iopath addict yapf scipy opencv-python-headless einops pycocotools av tqdm pillow psutil matplotlib
 # The rest would pull other versions of torch, OpenCV or supervision than those that work together.
 "${pip[@]}" --no-deps torchvision timm supervision peft accelerate pyDeprecate defusedxml languagebind
 SAM2_BUILD_CUDA=0 "${pip[@]}" --no-deps --no-build-isolation sam2 groundingdino-py

@@ -1,0 +1,25 @@
+"""Reading of videos, frame folders and images; writing of overlays, masks and run-length encodings. A leaf.
+
+PyAV, Pillow and pycocotools are loaded when first used, not when this package is imported.
+"""
+
+from alref_edge.media.limits import Limits
+from alref_edge.media.masks import decode_rle, encode_rle, write_indexed_png, write_mask_png
+from alref_edge.media.overlay import OverlayWriter, draw_overlay
+from alref_edge.media.palette import DAVIS_PALETTE, object_colour
+from alref_edge.media.source import VideoInfo, VideoSource, open_video
+
+__all__ = [
+    "DAVIS_PALETTE",
+    "Limits",
+    "OverlayWriter",
+    "VideoInfo",
+    "VideoSource",
+    "decode_rle",
+    "draw_overlay",
+    "encode_rle",
+    "object_colour",
+    "open_video",
+    "write_indexed_png",
+    "write_mask_png",
+]

@@ -1,0 +1,73 @@
+"""What a container's own headers say about its length, read without any decoder: finds files that were cut short."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+_MP4_BOXES = frozenset(b"ftyp styp moov mdat moof free skip wide sidx mfra uuid meta pdin emsg prft".split())
+_EBML = b"\x1a\x45\xdf\xa3"
+_SEGMENT = b"\x18\x53\x80\x67"
+
+
+def declared_bytes(file: BinaryIO, size: int) -> int | None:
+    """Bytes that the file should have at least by its outermost structure, or None where that says nothing.
+
+    Knows ISO base media (MP4, MOV), Matroska and WebM, AVI, and GIF (by its last byte). `size` is the file's real size.
+    """
+    file.seek(0)
+    head = file.read(16)
+    if head[4:8] in _MP4_BOXES:
+        return _mp4(file, size)
+    if head[:4] == _EBML:
+        return _matroska(file)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        length = struct.unpack("<I", head[4:8])[0]
+        # Writers that cannot seek back leave these.
+        return None if length in (0, 0xFFFFFFFF) else 8 + length
+    if head[:4] == b"GIF8":
+        file.seek(max(0, size - 64))
+        return None if file.read().rstrip(b"\x00\r\n ").endswith(b";") else size + 1
+    return None
+
+
+def _mp4(file: BinaryIO, size: int) -> int | None:
+    offset = 0
+    seen: set[bytes] = set()
+    while offset + 8 <= size:
+        file.seek(offset)
+        head = file.read(16)
+        length, name = struct.unpack(">I4s", head[:8])
+        if name not in _MP4_BOXES:
+            return offset if {b"moov", b"mdat"} <= seen or b"moof" in seen else None
+        seen.add(name)
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:16])[0]
+        elif length == 0:
+            return size
+        if length < 8:
+            return None
+        offset += length
+    return offset if offset > size or b"moov" in seen else None
+
+
+def _matroska(file: BinaryIO) -> int | None:
+    offset = 0
+    for _ in range(2):
+        file.seek(offset)
+        head = file.read(12)
+        if len(head) < 12 or not head[0]:
+            return None
+        id_bytes = 9 - head[0].bit_length()
+        name, rest = head[:id_bytes], head[id_bytes:]
+        if not rest[0]:
+            return None
+        size_bytes = 9 - rest[0].bit_length()
+        length = int.from_bytes(rest[:size_bytes], "big") & ((1 << (7 * size_bytes)) - 1)
+        unknown = length == (1 << (7 * size_bytes)) - 1
+        if unknown:
+            return None
+        offset += id_bytes + size_bytes + length
+        if name == _SEGMENT:
+            return offset
+    return None

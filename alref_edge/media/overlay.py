@@ -1,0 +1,349 @@
+"""Masks drawn over frames, and the H.264 video that shows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alref_edge.errors import InputError, MediaError
+from alref_edge.media.palette import object_colour
+from alref_edge.media.partial import open_beside, publish, unwritable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+_ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("libx264", {"preset": "superfast", "crf": "20"}),
+    ("libopenh264", {}),
+    ("h264_nvenc", {"cq": "22"}),
+    ("h264_videotoolbox", {}),
+    ("h264_v4l2m2m", {}),
+    ("mpeg4", {"qscale": "3"}),
+)
+# A rate that holds 24, 25, 30 and 30/1.001 frames/s exactly and that MPEG-4 part 2 allows (at most 65,535).
+_TICKS = 60_000
+
+
+def draw_overlay(
+    image_hw3_u8: np.ndarray,
+    masks_nhw: np.ndarray,
+    labels: Sequence[str] = (),
+    *,
+    objects: Sequence[int] | None = None,
+    alpha: float = 0.5,
+) -> np.ndarray:
+    """Blends each mask in its object's colour, outlines it and writes its label at its top; a new array.
+
+    Args:
+        image_hw3_u8: RGB uint8 `[H, W, 3]`.
+        masks_nhw: bool `[N, H, W]`; later ones lie on top.
+        labels: N texts, or none.
+        objects: N object numbers, which choose the colours; 0 to N - 1 by default.
+        alpha: share of the colour inside the outline, 0 to 1.
+
+    Returns:
+        RGB uint8 `[H, W, 3]`.
+
+    Raises:
+        InputError: shapes, dtypes or counts that do not fit.
+    """
+    from PIL import Image
+
+    _check(image_hw3_u8, masks_nhw, labels, objects, alpha)
+    height, width = image_hw3_u8.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(image_hw3_u8))
+    thickness = max(1, round(min(height, width) / 360))
+    inside = np.uint8(round(255 * alpha))
+    places: list[tuple[int, int, int]] = []
+    for n, mask in enumerate(masks_nhw):
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not rows.size:
+            continue
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        part = mask[top:bottom, left:right]
+        weight = part.view(np.uint8) * np.uint8(255)
+        weight[_eroded(part, thickness)] = inside
+        colour = object_colour(objects[n] if objects is not None else n)
+        picture.paste(colour, (left, top, right, bottom), Image.fromarray(weight))
+        places.append((n, left, top))
+    taken: list[tuple[int, int, int, int]] = []
+    for n, left, top in places:
+        if labels and labels[n].strip():
+            colour = object_colour(objects[n] if objects is not None else n)
+            patch = _label(labels[n], colour, _text_size(height), width)
+            picture.paste(patch, _place(patch.size, left, top, width, height, taken))
+    return np.asarray(picture)
+
+
+def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
+    """The mask less its border (the edge of the array counts as outside), bool `[h, w]`."""
+    inner = mask
+    for _ in range(times):
+        shrunk = np.zeros_like(inner)
+        shrunk[1:-1, 1:-1] = inner[1:-1, 1:-1] & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        inner = shrunk
+    return inner
+
+
+def _text_size(height: int) -> int:
+    return int(np.clip(height // 34, 10, 40))
+
+
+def _place(
+    size: tuple[int, int], left: int, top: int, width: int, height: int, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int]:
+    """Top left corner for a label: over its mask, inside the frame, below the labels that are there already."""
+    w, h = size
+    x = max(0, min(left, width - w))
+    y = max(0, min(top - h, height - h))
+    for x0, y0, x1, y1 in sorted(taken, key=lambda box: box[1]):
+        if x < x1 and x + w > x0 and y < y1 and y + h > y0 and y1 + h <= height:
+            y = y1
+    taken.append((x, y, x + w, y + h))
+    return x, y
+
+
+@lru_cache(maxsize=256)
+def _label(text: str, colour: tuple[int, int, int], size: int, width: int) -> PilImage:
+    from PIL import Image, ImageDraw, ImageFont
+
+    text = " ".join(text.split())
+    font = ImageFont.load_default(size)
+    pad = max(2, size // 4)
+    room = width - 2 * pad
+
+    def length(words: str) -> float:
+        try:
+            return font.getlength(words)
+        except UnicodeEncodeError:
+            return float("inf")
+
+    if length(text) == float("inf"):
+        text = text.encode("ascii", "replace").decode()
+    if length(text) > room:
+        while text and length(text + "...") > room:
+            text = text[: max(0, min(len(text) - 1, int(len(text) * room / length(text + "..."))))]
+        text += "..."
+    patch = Image.new("RGB", (max(1, int(length(text)) + 2 * pad), size + 2 * pad), colour)
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    ink = (0, 0, 0) if luma > 140 else (255, 255, 255)
+    ImageDraw.Draw(patch).text((pad, pad + size / 2), text, ink, font=font, anchor="lm")
+    return patch.crop((0, 0, min(patch.width, width), patch.height))
+
+
+class OverlayWriter:
+    """Writes frames with their masks as an MP4 video (H.264, yuv420p, BT.709), beside its name until it is whole.
+
+    Use it as a context manager: a block that ends well leaves the video under its name, an error leaves nothing.
+
+    Args:
+        path: of the video; an existing file is replaced at the end.
+        width, height: of the frames, in pixels; odd ones are padded by repeating the last column or row.
+        fps: frames per second.
+        labels: text of each object, drawn on its mask; `write` may give others.
+        alpha: share of the colour inside a mask.
+
+    Attributes:
+        codec: the encoder in use.
+        frames: frames written so far.
+        warnings: what the user should know, in words (no H.264 encoder in this PyAV).
+
+    Raises:
+        InputError: sizes or a rate out of range, or a path that cannot be written.
+        MediaError: no encoder works.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        height: int,
+        fps: float | Fraction,
+        *,
+        labels: Sequence[str] = (),
+        alpha: float = 0.5,
+    ) -> None:
+        if width < 1 or height < 1 or not 0 < fps < 10_000:
+            raise InputError(
+                "An overlay's size or rate is out of range.",
+                expected="a width and height from 1, 0 to 10,000 frames per second",
+                got=f"{width}x{height} at {fps}",
+            )
+        self.path = Path(path)
+        self.width, self.height = width, height
+        self.fps = Fraction(fps).limit_denominator(10_000)
+        if self.fps <= 0:
+            raise InputError("An overlay's rate is out of range.", expected="at least 0.0001 frames/s", got=fps)
+        self.frames = 0
+        self.warnings: list[str] = []
+        self._labels = tuple(labels)
+        self._alpha = alpha
+        self._last = -1
+        self._due = Fraction(0)
+        file, self._partial = open_beside(self.path)
+        file.close()
+        try:
+            self._open()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self._container: Any = None
+        self._convert = VideoReformatter()
+        failures: list[str] = []
+        for name, options in _ENCODERS:
+            if name not in av.codecs_available:
+                continue
+            try:
+                # By name, not as a file object: moving the index to the front reopens the file. An absolute path has
+                # no scheme, whatever its folders are called.
+                name_on_disk = os.path.abspath(self._partial)
+                container = av.open(name_on_disk, "w", format="mp4", options={"movflags": "+faststart"})
+                stream: Any = container.add_stream(name, rate=self.fps, options=options)
+                stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
+                stream.pix_fmt = "yuv420p"
+                context = stream.codec_context
+                context.time_base = stream.time_base = Fraction(1, _TICKS)
+                # BT.709, limited range, said in the stream: players and our own reader then agree on the colours.
+                context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+                context.open()
+            except (av.FFmpegError, ValueError, OSError) as error:
+                failures.append(f"{name}: {error}")
+                continue
+            self._container, self._stream, self.codec = container, stream, name
+            if name == "mpeg4":
+                self.warnings.append("this PyAV has no H.264 encoder that works: the overlay is MPEG-4 part 2")
+            return
+        raise MediaError(
+            "No video encoder works here.",
+            expected="libx264 or another encoder in PyAV",
+            got="; ".join(failures) or "none",
+            mend="pip install --force-reinstall av",
+        )
+
+    def write(
+        self,
+        image_hw3_u8: np.ndarray,
+        masks_nhw: np.ndarray,
+        labels: Sequence[str] | None = None,
+        *,
+        objects: Sequence[int] | None = None,
+        time_s: float | None = None,
+    ) -> None:
+        """Draws the masks over a frame (see `draw_overlay`) and adds it.
+
+        Args:
+            time_s: when the frame is shown, for a variable rate; by default a frame's duration after the last one.
+
+        Raises:
+            InputError: shapes that do not fit, a time not after the last one, a full disk.
+        """
+        if image_hw3_u8.shape[:2] != (self.height, self.width):
+            raise InputError(
+                "A frame has another size than its overlay video.",
+                expected=f"{self.width}x{self.height}",
+                got="x".join(str(side) for side in image_hw3_u8.shape[1::-1]),
+            )
+        texts = self._labels if labels is None else labels
+        drawn = draw_overlay(image_hw3_u8, masks_nhw, texts, objects=objects, alpha=self._alpha)
+        self._add(drawn, time_s)
+
+    def _add(self, image: np.ndarray, time_s: float | None) -> None:
+        import av
+
+        if self._container is None:
+            raise InputError("The overlay video is closed.", expected="an open writer", got=self.path)
+        due = self._due if time_s is None else Fraction(time_s) * _TICKS
+        pts = round(due)
+        if pts <= self._last:
+            raise InputError(
+                "A frame of an overlay is not later than the one before.",
+                expected=f"after {self._last / _TICKS:.4f} s",
+                got=f"{pts / _TICKS:.4f} s",
+            )
+        if self.width % 2 or self.height % 2:
+            image = np.pad(image, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
+        try:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace=1, dst_color_range=1)
+            frame.pts, frame.time_base = pts, Fraction(1, _TICKS)
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, OSError) as error:
+            raise unwritable(self.path, error) from error
+        self._last, self._due = pts, due + _TICKS / self.fps
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finishes the video and gives it its name. MediaError without a frame; InputError if it cannot be written."""
+        import av
+
+        if self._container is None:
+            return
+        try:
+            if not self.frames:
+                raise MediaError(f"{self.path} would have no frames.", expected="at least one frame", got="none")
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+            publish(self._partial, self.path)
+        except (av.FFmpegError, OSError) as error:
+            raise unwritable(self.path, error) from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Gives up: nothing is left on disk. Does nothing after `close`."""
+        container, self._container = getattr(self, "_container", None), None
+        if container is not None:
+            with suppress(Exception):
+                container.close()
+        with suppress(OSError):
+            self._partial.unlink()
+
+    def __enter__(self) -> OverlayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if getattr(self, "_partial", None) is not None:
+            self.abort()
+
+
+def _check(
+    image: np.ndarray, masks: np.ndarray, labels: Sequence[str], objects: Sequence[int] | None, alpha: float
+) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        got = f"{image.dtype} {list(image.shape)}"
+        raise InputError("A frame has another form.", expected="uint8 [H, W, 3]", got=got)
+    if masks.ndim != 3 or masks.shape[1:] != image.shape[:2] or masks.dtype != np.bool_:
+        raise InputError(
+            "Masks do not fit their frame.",
+            expected=f"bool [N, {image.shape[0]}, {image.shape[1]}]",
+            got=f"{masks.dtype} {list(masks.shape)}",
+        )
+    for name, values in (("labels", labels), ("objects", objects)):
+        if values and len(values) != len(masks):
+            raise InputError(f"{name} and masks differ in number.", expected=f"{len(masks)} {name}", got=len(values))
+    if not 0 <= alpha <= 1:
+        raise InputError("The blend is out of range.", expected="alpha 0 to 1", got=alpha)

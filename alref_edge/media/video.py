@@ -1,0 +1,400 @@
+"""Video files, through PyAV."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from alref_edge.errors import MediaError
+from alref_edge.media.containers import declared_bytes
+from alref_edge.media.index import PacketIndex, index_packets
+from alref_edge.media.limits import Limits
+from alref_edge.media.source import VideoInfo, VideoSource, unreadable
+from alref_edge.media.turn import Turn
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+# Demuxers that read one file and never name another: playlists, image sequences, concatenations and devices stay out.
+_DEMUXERS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,h264,hevc,m4v,mjpeg,mxf,nut,gif,yuv4mpegpipe,"
+    "av1,obu,wtv,wav,mp3,flac,aac,amr,ac3,aiff"
+)
+# Recordings of these may begin or end anywhere; a cut first or last picture is no damage there.
+_STREAMS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg", "flv"})
+# swscale: bilinear chroma, with accurate rounding and C-equal results, so that every machine gives the same pixels
+# (SWS_BILINEAR | SWS_ACCURATE_RND | SWS_BITEXACT of libswscale/swscale.h).
+_SWS_FLAGS = 0x2 | 0x40000 | 0x80000
+_READ_BYTES = 1 << 18
+_MAX_THREADS = 4
+_ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+# PyAV before 18 crashes when decoder options meet a container whose streams are found late (MPEG); the sizes of its
+# headers are still checked after opening.
+_PROBE_OPTIONS = int(av.__version__.split(".")[0]) >= 18
+
+
+class VideoFile(VideoSource):
+    """A video file.
+
+    A file shorter than its own headers say is refused. MPEG-TS and other streams have no such header: a recording may
+    begin and end anywhere, a cut first or last picture is left out, a cut that no decoder notices stays unnoticed.
+
+    Where the container tells the truth about its frames (MP4, MOV, Matroska, WebM with the usual codecs), reading
+    begins at key frames and `info.frames` is known at once. Elsewhere (MPEG-TS, AVI, VP8 ...) every walk decodes from
+    the start and `frame_count` decodes the whole video once.
+
+    Colours follow the stream's own matrix and range (untagged streams: BT.601 limited, as FFmpeg takes them), by
+    swscale with bilinear chroma, accurate rounding and bit-exact output. Values above 8 bits are scaled to 8; HDR
+    curves are not tone-mapped.
+    """
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._count: int | None = None
+        self._times: np.ndarray | None = None
+        self._begin: int | None = None
+        self.path, self.limits = path, limits
+        with self._opened() as (container, stream):
+            self._check_headers(container, stream)
+            self._format = container.format.name
+            self._codec = stream.codec_context.name
+            self._time_base = stream.time_base or Fraction(1)
+            header_s = _seconds(container, stream)
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            self._index = index_packets(container, stream, limits, path)
+        with self._opened() as (container, stream):
+            first = self._first_picture(container, stream)
+        self._stored = (first.width, first.height)
+        self._turn = Turn.of(first)
+        width, height = self._turn.size(*self._stored)
+        if self._index is not None:
+            index = self._index
+            self._count = len(index)
+            self._times = index.pts_t * float(self._time_base)
+            spread_s = float(self._times[-1] - self._times[0])
+            duration_s = spread_s + index.last_s or header_s
+            limits.check_duration(duration_s, path)
+            measured = (len(index) - 1) / spread_s if spread_s > 0 else 0.0
+            # Containers with a millisecond clock blur 30/1.001 frames/s; the header's rate is taken where it agrees.
+            rate = measured if measured and abs(rate / measured - 1) > 0.005 else rate
+        else:
+            duration_s = header_s
+        if not 0 < rate < 1e6:
+            rate = 25.0
+        info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
+        super().__init__(path, info, limits)
+
+    def frame_count(self) -> int:
+        self._count_by_decoding()
+        return int(self._count or 0)
+
+    def times_s(self) -> np.ndarray:
+        self._count_by_decoding()
+        return np.array(self._times)
+
+    def _count_by_decoding(self) -> None:
+        if self._times is None:
+            frames = 0
+            stamps: list[int] = []
+            for frame in self._decode_all():
+                frames += 1
+                if frame.pts is not None:
+                    stamps.append(frame.pts)
+            self._count = frames
+            if len(stamps) == frames and (np.diff(stamps) > 0).all():
+                self._times = np.array(stamps) * float(self._time_base)
+            else:
+                # AVI and elementary streams have no clock of their own.
+                self._times = np.arange(frames) / self.info.fps
+
+    def _group_start(self, index: int) -> int:
+        return int(self._index.starts_g[self._index.group(index)]) if self._index is not None else 0
+
+    def _read(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        if not len(wanted):
+            return
+        convert = VideoReformatter()
+        frames = self._decode_wanted(wanted) if self._index is not None else self._decode_through(wanted)
+        for index, frame in frames:
+            yield index, self._to_rgb(frame, convert)
+
+    def _decode_through(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        left = iter(wanted)
+        index = next(left, None)
+        for i, frame in enumerate(self._decode_all()):
+            self.decoded += 1
+            if i == index:
+                yield i, frame
+                index = next(left, None)
+                if index is None:
+                    return
+
+    def _decode_all(self) -> Iterator[VideoFrame]:
+        """Every picture from the start, in display order, by decoding alone."""
+        lenient = bool(_STREAMS & set(self._format.split(",")))
+        seen = 0
+        with self._opened() as (container, stream):
+            if lenient:
+                # With frame threads an error would be told pictures later, and one at the end could not be known.
+                stream.thread_type = "SLICE"
+            damage: object = None
+            torn: set[int] = set()
+            try:
+                for packet in container.demux(stream):
+                    at_end = packet.size == 0
+                    if damage is not None and not (at_end and lenient):
+                        raise self._broken(seen, damage)
+                    if packet.is_corrupt and packet.pts is not None:
+                        torn.add(packet.pts)
+                    frames, error = _decoded(stream, packet)
+                    for frame in frames:
+                        if frame.is_corrupt or frame.pts in torn:
+                            damage = "a damaged picture" if seen or not lenient else None
+                        elif damage is None:
+                            seen += 1
+                            self._check_frame(frame, seen)
+                            yield frame
+                        elif not lenient:
+                            break
+                    if error is not None and (seen or not lenient):
+                        damage = error
+            except _ERRORS as error:
+                damage = error
+        if damage is not None and not lenient:
+            raise self._broken(seen, damage)
+        if not seen:
+            raise self._broken(0, damage or "no picture")
+        note = f"the last picture of {self.path.name} is cut off and left out"
+        if damage is not None and note not in self.warnings:
+            self.warnings.append(note)
+
+    def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Decodes run by run: from a key frame to the last packet that the run needs."""
+        assert self._index is not None
+        with self._opened() as (container, stream):
+            for group, run in _runs(self._index, wanted):
+                yield from self._decode_run(container, stream, group, run)
+
+    def _decode_run(
+        self, container: InputContainer, stream: VideoStream, group: int, run: Sequence[int]
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        index = self._index
+        assert index is not None
+        begin, end = int(index.packet_t[run[0]]), int(index.packet_t[np.asarray(run)].max())
+        early: dict[int, VideoFrame] = {}
+        position, want = 0, run[0]
+        wanted = run if isinstance(run, range) else frozenset(run)
+        try:
+            for frame in self._packets_decoded(container, stream, group, end):
+                self.decoded += 1
+                if frame.is_corrupt:
+                    raise self._broken(want, "a damaged picture")
+                self._check_frame(frame, None)
+                shown = index.find(frame.pts) if frame.pts is not None else -1
+                if shown in wanted:
+                    early[shown] = frame
+                while want in early:
+                    yield want, early.pop(want)
+                    position += 1
+                    if position == len(run):
+                        # Pictures still inside the decoder belong to this run's packets and to nobody's wishes.
+                        return
+                    want = run[position]
+        except _ERRORS as error:
+            raise self._broken(want, error) from error
+        raise self._broken(want, f"no picture from packets {begin} to {end}")
+
+    def _packets_decoded(
+        self, container: InputContainer, stream: VideoStream, group: int, end: int
+    ) -> Iterator[VideoFrame]:
+        assert self._index is not None
+        ordinal, pts, dts = (int(value) for value in self._index.keys_g[group])
+        decoder = stream.codec_context
+        at = -1
+        # Demuxers seek by dts (MP4) or pts (Matroska); the earlier of both never lands behind the key frame,
+        # except where the container's index is poor: then the second turn reads from the start.
+        for target in (min(pts, dts), int(self._index.keys_g[0, 1:].min())):
+            container.seek(target, stream=stream, backward=True)
+            for packet in container.demux(stream):
+                if at < 0:
+                    if packet.pts is None or (packet.pts > pts and packet.is_keyframe):
+                        break
+                    if packet.pts != pts:
+                        continue
+                    at = ordinal
+                else:
+                    at += 1
+                yield from decoder.decode(packet)
+                if at == end:
+                    yield from decoder.decode(None)
+                    return
+            if at >= 0:
+                return
+
+    def _to_rgb(self, frame: VideoFrame, convert: VideoReformatter) -> np.ndarray:
+        try:
+            rgb = convert.reformat(frame, format="rgb24", interpolation=_SWS_FLAGS, threads=1).to_ndarray()
+        except _ERRORS as error:
+            raise self._broken(None, error) from error
+        return self._turn.apply(rgb)
+
+    def _check_headers(self, container: InputContainer, stream: VideoStream) -> None:
+        context: VideoCodecContext = stream.codec_context
+        self.limits.check_pixels(context.width, context.height, self.path)
+        self.limits.check_frames(stream.frames, self.path)
+        self.limits.check_duration(_seconds(container, stream), self.path)
+
+    def _check_frame(self, frame: VideoFrame, number: int | None) -> None:
+        stored = getattr(self, "_stored", None)
+        if stored is not None and (frame.width, frame.height) != stored:
+            self.limits.check_pixels(frame.width, frame.height, self.path)
+            raise MediaError(
+                f"{self.path} changes its picture size on the way.",
+                expected=f"{stored[0]}x{stored[1]}",
+                got=f"{frame.width}x{frame.height}",
+                mend="scale it to one size: ffmpeg -i IN -vf scale=W:H OUT.mp4",
+            )
+        if number is not None:
+            self.limits.check_frames(number, self.path)
+            if number == 1:
+                self._begin = frame.pts
+            if frame.pts is not None and self._begin is not None:
+                self.limits.check_duration(float((frame.pts - self._begin) * self._time_base), self.path)
+            else:
+                self.limits.check_duration((number - 1) / self.info.fps, self.path)
+
+    def _first_picture(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
+        damage: object = "no picture"
+        try:
+            for packet in container.demux(stream):
+                frames, error = _decoded(stream, packet)
+                damage = error or damage
+                for frame in frames:
+                    self.limits.check_pixels(frame.width, frame.height, self.path)
+                    return frame
+        except _ERRORS as error:
+            damage = error
+        raise self._broken(0, damage)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """The container and its first video stream, opened from a local regular file and nothing else."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise MediaError(f"{self.path} is not a regular file.", expected="a video file", got="a device or pipe")
+            self.limits.check_bytes(state.st_size, self.path)
+            declared = declared_bytes(file, state.st_size)
+            if declared is not None and declared > state.st_size:
+                raise MediaError(
+                    f"{self.path} is truncated.",
+                    expected=f"at least {declared:,} bytes by its own headers",
+                    got=f"{state.st_size:,} bytes",
+                    mend="copy the file again from its origin.",
+                )
+            file.seek(0)
+            max_pixels = {"max_pixels": str(self.limits.pixels)}
+            try:
+                container = av.open(
+                    file,
+                    "r",
+                    buffer_size=_READ_BYTES,
+                    options=max_pixels if _PROBE_OPTIONS else {},
+                    container_options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS},
+                    io_open=self._refuse,
+                )
+            except _ERRORS as error:
+                raise MediaError(
+                    f"{self.path} is not a video that can be read.",
+                    expected="MP4, MOV, Matroska, WebM, AVI, MPEG or the like",
+                    got=f"{type(error).__name__}: {_reason(error)}",
+                    mend="copy the file again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4",
+                ) from error
+            with container:
+                stream = self._pick(container)
+                stream.codec_context.options = max_pixels
+                stream.thread_type = "AUTO"
+                stream.codec_context.thread_count = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+                yield container, stream
+
+    @staticmethod
+    def _refuse(url: str, flags: int, options: dict[str, str]) -> object:
+        raise PermissionError(f"a video may not open another file ({url})")
+
+    def _pick(self, container: InputContainer) -> VideoStream:
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            kinds = sorted({stream.type for stream in container.streams})
+            raise MediaError(
+                f"{self.path} holds no video.",
+                expected="a video stream",
+                got=f"{' and '.join(kinds)} only" if kinds else "no stream at all",
+                mend="give a file with pictures.",
+            )
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise MediaError(
+                f"{self.path} is in a codec that this PyAV cannot decode.",
+                expected="a codec of `python -m av --codecs`",
+                got=stream.codec_tag if hasattr(stream, "codec_tag") else "an unknown codec",
+                mend="re-encode it elsewhere: ffmpeg -i IN -c:v libx264 OUT.mp4",
+            )
+        return stream
+
+    def _broken(self, index: int | None, got: object) -> MediaError:
+        count = self._count
+        return MediaError(
+            f"{self.path} is damaged" + (f": frame {index} could not be decoded." if index is not None else "."),
+            expected=f"{count} frames" if count else "pictures that decode",
+            got=_reason(got) if isinstance(got, Exception) else got,
+            mend="copy the file again, or repair it: ffmpeg -i IN -c:v libx264 OUT.mp4",
+        )
+
+
+def _decoded(stream: VideoStream, packet: Packet[VideoStream]) -> tuple[Sequence[VideoFrame], Exception | None]:
+    """The pictures that a packet brings out of the decoder, or none and the decoder's complaint."""
+    try:
+        return stream.codec_context.decode(packet), None
+    except av.EOFError:
+        return [], None
+    except av.FFmpegError as error:
+        return [], error
+
+
+def _runs(index: PacketIndex, wanted: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+    """Cuts the wanted frames into runs that each decode on without a seek: `(group to begin with, frames)`."""
+    frames = np.asarray(wanted, np.int64)
+    groups = np.searchsorted(index.starts_g, frames, side="right") - 1
+    # A seek pays where going on would decode frames between the last wanted one and the next one's key frame.
+    cuts = np.flatnonzero((groups[1:] != groups[:-1]) & (index.starts_g[groups[1:]] > frames[:-1] + 1)) + 1
+    bounds = [0, *cuts.tolist(), len(frames)]
+    for start, stop in pairwise(bounds):
+        yield int(groups[start]), wanted[start:stop]
+
+
+def _seconds(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6
+
+
+def _reason(error: object) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).rstrip(".")

@@ -1,0 +1,240 @@
+"""Grounding DINO: boxes for a caption (arXiv 2303.05499; official `util/inference.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from alref_edge.bundle import Component
+from alref_edge.errors import BundleError, InputError
+from alref_edge.models.grounding_dino import preprocess
+from alref_edge.models.grounding_dino.geometry import Geometry, backbone_tables, decoder_tables
+from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
+from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
+from alref_edge.types import Detections
+
+_CAPTIONS_KEPT = 256
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the backbone made of one image; it serves any number of captions.
+
+    Attributes:
+        features: `[1, L, d]`, every level flattened, on the detector's device.
+        network_hw: height and width of the image as the network saw it.
+        image_hw: height and width of the image itself, in which boxes are answered.
+    """
+
+    features: Buffer
+    network_hw: tuple[int, int]
+    image_hw: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes on the device."""
+        return self.features.nbytes
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """A caption of T tokens and what the text encoder made of it.
+
+    Attributes:
+        tokens: the caption's tokens.
+        features: float32 `[1, T, d]`.
+    """
+
+    tokens: CaptionTokens
+    features: np.ndarray
+
+
+class GroundingDino:
+    """Open-vocabulary detection with one image backbone run an image and one text encoder run a caption.
+
+    Args:
+        backbone, text_encoder, decoder: sessions of the component's graphs, all on one device.
+        tokenizer: of the component's vocabulary.
+        config: the component's config.
+
+    Raises:
+        BundleError: the config lacks a key, or holds what makes no sense.
+    """
+
+    def __init__(
+        self,
+        backbone: Session,
+        text_encoder: Session,
+        decoder: Session,
+        tokenizer: CaptionTokenizer,
+        config: Mapping[str, Any],
+    ) -> None:
+        self._backbone, self._text_encoder, self._decoder = backbone, text_encoder, decoder
+        self._tokenizer = tokenizer
+        self._geometry = Geometry.from_config(config)
+        try:
+            self._mean, self._std = tuple(config["image_mean"]), tuple(config["image_std"])
+            self._short, self._long = int(config["resize_short"]), int(config["resize_long"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                "The Grounding DINO configuration is incomplete.", got=repr(error), mend="export the component again."
+            ) from error
+        self._encode_text = lru_cache(_CAPTIONS_KEPT)(self._run_text_encoder)
+
+    @classmethod
+    def from_component(
+        cls, component: Component, device: str = "auto", *, options: SessionOptions | None = None
+    ) -> GroundingDino:
+        """Load the component's graphs.
+
+        Args:
+            component: "grounding_dino" of a verified bundle.
+            device: "cpu", "cuda", "cuda:N", or "auto".
+            options: threads, fall-back and provider settings.
+
+        Raises:
+            BundleError: a graph, the vocabulary or a key of the config is missing.
+            EngineError: a graph cannot be loaded.
+            ProviderError: the device does not work here.
+        """
+        tokenizer = CaptionTokenizer(
+            component.file("vocab"), max_text_len=int(component.config.get("max_text_len", 256))
+        )
+        backbone, text_encoder, decoder = (
+            open_session(component.graph(name), device=device, options=options)
+            for name in ("backbone", "text_encoder", "decoder")
+        )
+        return cls(backbone, text_encoder, decoder, tokenizer, component.config)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the graphs."""
+        return self._backbone.provider
+
+    def encode_image(self, image_hw3_u8: np.ndarray, *, resize: bool = True) -> ImageFeatures:
+        """Run the backbone on an image.
+
+        Args:
+            image_hw3_u8: uint8 `[H, W, 3]`, RGB.
+            resize: bring it to the size that the model was trained at, as the official code does; False takes the image
+                as it is.
+
+        Raises:
+            InputError: it is no such image, or too narrow.
+            EngineError: it is too small for the model's number of queries.
+        """
+        if image_hw3_u8.ndim != 3 or image_hw3_u8.shape[2] != 3 or image_hw3_u8.dtype != np.uint8:
+            raise InputError(
+                "Grounding DINO takes RGB images.",
+                expected="uint8 [H, W, 3]",
+                got=f"{image_hw3_u8.dtype}{list(image_hw3_u8.shape)}",
+            )
+        height, width = image_hw3_u8.shape[:2]
+        network_hw = height, width
+        if resize:
+            network_hw = preprocess.network_size(height, width, short=self._short, long=self._long)
+            image_hw3_u8 = preprocess.resize(image_hw3_u8, network_hw)
+        tables = backbone_tables(*network_hw, self._geometry)
+        length = sum(rows * columns for rows, columns in self._geometry.level_sizes(*network_hw))
+        features = self._backbone.buffer((1, length, self._geometry.d_model), self._backbone.outputs["features"].dtype)
+        image = preprocess.normalise(image_hw3_u8, self._mean, self._std)
+        self._backbone.run({"image": image, **tables}, into={"features": features})
+        return ImageFeatures(features, network_hw, (height, width))
+
+    def encode_text(self, caption: str) -> TextFeatures:
+        """Run the text encoder on a caption; the last captions' results are kept.
+
+        Raises:
+            InputError: the caption is empty, too long, or has no word that the vocabulary knows.
+        """
+        return self._encode_text(caption)
+
+    def _run_text_encoder(self, caption: str) -> TextFeatures:
+        tokens = self._tokenizer.encode(caption)
+        feeds = {
+            "input_ids": tokens.input_ids,
+            "position_ids": tokens.position_ids,
+            "attention_mask": tokens.attention_mask,
+        }
+        return TextFeatures(tokens, self._text_encoder.run(feeds)["text_features"])
+
+    def detect(
+        self, image: ImageFeatures, text: TextFeatures, *, box_threshold: float = 0.25, text_threshold: float = 0.2
+    ) -> Detections:
+        """Boxes that answer to a caption, in the order of the decoder's queries, as the official `predict` has them.
+
+        AL-Ref-SAM 2 takes at most the three best: `detect(...).top(3)`.
+
+        Args:
+            image: of `encode_image`.
+            text: of `encode_text`.
+            box_threshold: a box is kept if its best token scores above this.
+            text_threshold: a token belongs to a box's phrase if it scores above this.
+
+        Returns:
+            Boxes in pixels of the image given to `encode_image`; they may reach a little beyond it.
+
+        Raises:
+            InputError: a threshold is not within 0 to 1.
+        """
+        for name, threshold in (("box", box_threshold), ("text", text_threshold)):
+            if not 0 <= threshold <= 1:
+                raise InputError(f"The {name} threshold is not a score.", expected="0 to 1", got=threshold)
+        logits_qt, boxes_q4 = self.predict_raw(image, text)
+        scores_qt = _sigmoid(logits_qt)
+        scores_q = scores_qt.max(axis=1)
+        kept = np.flatnonzero(scores_q > np.float32(box_threshold))
+        phrases = tuple(
+            self._tokenizer.phrase(text.tokens, scores_qt[row] > np.float32(text_threshold)) for row in kept
+        )
+        return Detections(boxes_to_pixels(boxes_q4[kept], *image.image_hw), scores_q[kept], phrases)
+
+    def predict_raw(self, image: ImageFeatures, text: TextFeatures) -> tuple[np.ndarray, np.ndarray]:
+        """The network's own answer.
+
+        Returns:
+            logits float32 `[Q, T]`, one for each query and token, and boxes float32 `[Q, 4]`, cxcywh normalised.
+        """
+        feeds: dict[str, np.ndarray | Buffer] = {
+            "features": image.features,
+            "text_features": text.features,
+            "position_ids": text.tokens.position_ids,
+            "attention_mask": text.tokens.attention_mask,
+            **decoder_tables(*image.network_hw, self._geometry),
+        }
+        outputs = self._decoder.run(feeds)
+        return outputs["logits"][0, :, : len(text.tokens)], outputs["boxes"][0]
+
+    def close(self) -> None:
+        """Give back what the sessions hold."""
+        self._encode_text.cache_clear()
+        for session in (self._backbone, self._text_encoder, self._decoder):
+            session.close()
+
+    def __enter__(self) -> GroundingDino:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes `[N, 4]`, centre and size by the frame, as xyxy in pixels of a frame of that height and width.
+
+    As AL-Ref-SAM 2 does it: times width and height first, `torchvision.ops.box_convert` then, in float32.
+    """
+    boxes_n4 = boxes_cxcywh_norm.astype(np.float32) * np.asarray([width, height, width, height], np.float32)
+    centre, half = boxes_n4[:, :2], np.float32(0.5) * boxes_n4[:, 2:]
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.float32(1) / (np.float32(1) + np.exp(-logits.astype(np.float32)))

@@ -1,0 +1,151 @@
+"""The graphs of a SAM 2 component on one device, loaded when first needed and shared by its predictors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from alref_edge.bundle import Component
+from alref_edge.errors import EngineError
+from alref_edge.models.sam2.policy import Sam2Config
+from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """An encoded image, on the device.
+
+    Attributes:
+        embed: `[1, C, S/16, S/16]`, the top level.
+        feat_s0: `[1, C/8, S/4, S/4]`.
+        feat_s1: `[1, C/4, S/8, S/8]`.
+    """
+
+    embed: Buffer
+    feat_s0: Buffer
+    feat_s1: Buffer
+
+    def feeds(self) -> dict[str, Buffer]:
+        """The features by the names that every graph gives them."""
+        return {"embed": self.embed, "feat_s0": self.feat_s0, "feat_s1": self.feat_s1}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take on the device."""
+        return self.embed.nbytes + self.feat_s0.nbytes + self.feat_s1.nbytes
+
+
+class Sam2Graphs:
+    """A SAM 2 component made ready to run. A context manager; closing it ends the predictors that use it."""
+
+    def __init__(self, component: Component, device: str = "auto", options: SessionOptions | None = None) -> None:
+        """See `open`."""
+        if component.kind != "sam2":
+            raise EngineError(
+                f"The component {component.name!r} is another network.", expected="sam2", got=component.kind
+            )
+        self.config = Sam2Config.from_mapping(component.config)
+        self._component = component
+        self._device = device
+        self._options = options
+        self._sessions: dict[str, Session] = {}
+        self._closed = False
+
+    @classmethod
+    def open(cls, component: Component, device: str = "auto", options: SessionOptions | None = None) -> Sam2Graphs:
+        """Make a component ready to run.
+
+        Args:
+            component: of kind "sam2".
+            device: "cpu", "cuda", "cuda:N" or "auto".
+            options: threads, fall-back and provider settings.
+
+        Raises:
+            BundleError: the component's configuration is incomplete.
+            EngineError: the component is another network.
+        """
+        return cls(component, device, options)
+
+    def session(self, name: str) -> Session:
+        """The session of a graph.
+
+        Raises:
+            BundleError: the component has no such graph.
+            EngineError: the graph cannot be loaded, or these graphs were closed.
+            ProviderError: the device does not work here.
+        """
+        if self._closed:
+            raise EngineError("The SAM 2 graphs are closed.", mend="open them again.")
+        if name not in self._sessions:
+            self._sessions[name] = open_session(self._component.graph(name), device=self._device, options=self._options)
+        return self._sessions[name]
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the graphs."""
+        return self.session("image_encoder").provider
+
+    def new_features(self) -> FrameFeatures:
+        """Room for one encoded image."""
+        size, width = self.config.image_size, self.config.hidden_dim
+        room = self.session("image_encoder").buffer
+        return FrameFeatures(
+            embed=room((1, width, size // 16, size // 16)),
+            feat_s0=room((1, width // 8, size // 4, size // 4)),
+            feat_s1=room((1, width // 4, size // 8, size // 8)),
+        )
+
+    def encode(self, pixels_13ss: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
+        """Encode a normalised image, into the room given or new room."""
+        into = into or self.new_features()
+        self.session("image_encoder").run({"image": pixels_13ss}, into=into.feeds())
+        return into
+
+    def prompt(
+        self,
+        features: FrameFeatures,
+        points_bk2: np.ndarray,
+        labels_bk: np.ndarray,
+        mask_input_hw: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Decode prompts on an encoded image.
+
+        Args:
+            features: of the image.
+            points_bk2: float32, in pixels of the model's square; the padding that the official code appends included.
+            labels_bk: int32.
+            mask_input_hw: float32 low-resolution logits that guide every row, if any.
+
+        Returns:
+            masks float32 `[B, 4, S/4, S/4]` as raw logits, ious `[B, 4]`, pointers `[B, 4, C]`, object_score `[B, 1]`.
+        """
+        rows, side = len(points_bk2), self.config.mask_size
+        mask_input = np.zeros((rows, 1, side, side), np.float32)
+        if mask_input_hw is not None:
+            mask_input[:, 0] = mask_input_hw
+        return self.session("prompt").run(
+            {
+                **features.feeds(),
+                "point_coords": points_bk2,
+                "point_labels": labels_bk,
+                "mask_input": mask_input,
+                "has_mask": np.full((rows, 1), mask_input_hw is not None, np.float32),
+            }
+        )
+
+    def close(self) -> None:
+        """Give back what the sessions hold; closing twice does nothing."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+        self._closed = True
+
+    def __enter__(self) -> Sam2Graphs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,73 @@
+"""What the tracker gives back, frame by frame, and what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from alref_edge.models.sam2 import transforms
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """The objects on one frame.
+
+    Attributes:
+        frame: its index.
+        object_ids: the objects that take part, in the order in which they were first prompted.
+        low_res_nhw: float32 `[N, S/4, S/4]`, mask logits; -1024 all over where the object is absent.
+        scores_n: float32 `[N]`, logit of the object's presence; at most 0: absent.
+        height: of the video.
+        width: of the video.
+    """
+
+    frame: int
+    object_ids: tuple[Hashable, ...]
+    low_res_nhw: np.ndarray
+    scores_n: np.ndarray
+    height: int
+    width: int
+
+    def logits_hw(self, row: int) -> np.ndarray:
+        """One object's mask logits at the video's size, float32 `[H, W]`."""
+        return transforms.resize_bilinear(self.low_res_nhw[row], self.height, self.width)
+
+    def mask_hw(self, row: int) -> np.ndarray:
+        """One object's mask at the video's size, bool `[H, W]`."""
+        logits = self.low_res_nhw[row]
+        if not (logits > 0).any():
+            return np.zeros((self.height, self.width), bool)
+        return self.logits_hw(row) > 0
+
+    def masks_nhw(self) -> np.ndarray:
+        """All masks at the video's size, bool `[N, H, W]`."""
+        masks = np.zeros((len(self.object_ids), self.height, self.width), bool)
+        for row in range(len(masks)):
+            masks[row] = self.mask_hw(row)
+        return masks
+
+
+@dataclass
+class TrackingCounters:
+    """What a video cost.
+
+    Attributes:
+        encoded_prompts: image encodings for prompts.
+        encoded_forward: image encodings of forward sweeps.
+        encoded_backward: image encodings of backward sweeps.
+        track_calls: calls of the track graph.
+        objects_tracked: objects summed over those calls.
+    """
+
+    encoded_prompts: int = 0
+    encoded_forward: int = 0
+    encoded_backward: int = 0
+    track_calls: int = 0
+    objects_tracked: int = 0
+
+    @property
+    def encoded(self) -> int:
+        """Image encodings in all."""
+        return self.encoded_prompts + self.encoded_forward + self.encoded_backward

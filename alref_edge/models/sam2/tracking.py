@@ -1,0 +1,398 @@
+"""One video being tracked: prompts, and sweeps over its frames.
+
+Every object is tracked by itself, as in the official code; objects whose memories have the same length share a call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from alref_edge.errors import InputError
+from alref_edge.models.sam2 import policy, transforms
+from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
+from alref_edge.models.sam2.holes import fill_holes
+from alref_edge.models.sam2.memory import MemoryBank, ObjectMemory, Prompted, Remembered
+from alref_edge.models.sam2.policy import MemoryPlan
+from alref_edge.models.sam2.results import FrameResult, TrackingCounters
+from alref_edge.runtime import Buffer
+
+FeatureLookup = Callable[[int], "FrameFeatures | None"]
+_TrackedMask = tuple[np.ndarray, float]
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """How objects are tracked.
+
+    Attributes:
+        fill_hole_area: background holes of up to so many low-resolution pixels are filled; 0 fills none (officially 8
+            where its CUDA extension is built, else none).
+        max_pivots_in_attention: only so many prompted frames, the closest in time, are attended to; None: all.
+        max_batch: most objects in one call, to bound the memory that attention takes; None: all.
+    """
+
+    fill_hole_area: int = 0
+    max_pivots_in_attention: int | None = None
+    max_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fill_hole_area < 0:
+            raise InputError("A hole has no negative area.", expected="0 or more pixels", got=self.fill_hole_area)
+        if self.max_pivots_in_attention is not None and self.max_pivots_in_attention < 2:
+            raise InputError(
+                "Too few pivots may be attended to.", expected="2 or more", got=self.max_pivots_in_attention
+            )
+        if self.max_batch is not None and self.max_batch < 1:
+            raise InputError("Too few objects may be tracked at once.", expected="1 or more", got=self.max_batch)
+
+
+class TrackingState:
+    """One video: prompts go in, then sweeps are run over its frames, forward, backward, or both in turn.
+
+    Between calls it holds, on the device, the memory of every prompted frame, of the last frames swept, and of the
+    frames around each sweep's start (a backward sweep attends to what the forward one saw after the start). Its size
+    does not depend on the video's length. Made by `Sam2VideoTracker.start`.
+    """
+
+    def __init__(self, graphs: Sam2Graphs, options: TrackingOptions, num_frames: int, height: int, width: int) -> None:
+        if min(num_frames, height, width) < 1:
+            raise InputError("A video has no frames or no size.", got=f"{num_frames} frames of {width}x{height}")
+        self.num_frames, self.height, self.width = num_frames, height, width
+        self.counters = TrackingCounters()
+        self._options = options
+        self._graphs = graphs
+        self._config = graphs.config
+        self._objects: dict[Hashable, ObjectMemory] = {}
+        self._room: FrameFeatures | None = None
+        shape = (self._config.mem_dim, self._config.grid, self._config.grid)
+        self._memories: MemoryBank | None = MemoryBank(self._graphs.session("track").buffer, shape)
+
+    @property
+    def object_ids(self) -> tuple[Hashable, ...]:
+        """The objects prompted so far, in that order."""
+        return tuple(self._objects)
+
+    def encode(self, image_hw3_u8: np.ndarray) -> FrameFeatures:
+        """Encode a frame for prompts on it, or for `propagate` to find by its lookup.
+
+        Raises:
+            InputError: it is not an RGB image of the video's size.
+        """
+        self.counters.encoded_prompts += 1
+        return self._encode(image_hw3_u8, None)
+
+    def add_mask(
+        self, frame: int, object_id: Hashable, mask_hw: np.ndarray, image: np.ndarray | FrameFeatures
+    ) -> FrameResult:
+        """Say what an object's mask is on a frame.
+
+        Args:
+            frame: index of the frame.
+            object_id: an object known or new.
+            mask_hw: bool, of any size; it is resized to the model's.
+            image: the frame, uint8 `[H, W, 3]`, or its features.
+
+        Raises:
+            InputError: the frame was already swept, lies outside the video, or has another size.
+        """
+        memory = self._object_for(frame, object_id)
+        mask = np.asarray(mask_hw)
+        if mask.ndim != 2 or not mask.size:
+            raise InputError("A mask is not a plane.", expected="bool [height, width]", got=list(mask.shape))
+        features = self._features_of(image)
+        out = self._graphs.session("mask_prompt").run(
+            {**features.feeds(), "mask": transforms.mask_prompt(mask, self._config.image_size)}
+        )
+        logits, score = out["low_res"][0, 0], float(out["object_score"][0, 0])
+        return self._prompted(frame, object_id, memory, features, Prompted(None, out["pointer"][0], logits, score))
+
+    def add_points_or_box(
+        self,
+        frame: int,
+        object_id: Hashable,
+        image: np.ndarray | FrameFeatures,
+        *,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        clear_old_points: bool = True,
+    ) -> FrameResult:
+        """Say where an object is on a frame; a frame prompted before lends its mask to the new prompt.
+
+        Args:
+            frame: index of the frame.
+            object_id: an object known or new.
+            image: the frame, uint8 `[H, W, 3]`, or its features.
+            points: `[K, 2]`, xy in pixels of the video.
+            labels: `[K]`, 1 for a point of the object, 0 for one beside it.
+            box: `[4]`, xyxy in pixels of the video.
+            clear_old_points: forget earlier points on this frame; a box cannot be added to them.
+
+        Raises:
+            InputError: as `add_mask`, or the prompt is missing or malformed.
+        """
+        coords, tags = self._points(points, labels, box, clear_old_points)
+        memory = self._object_for(frame, object_id)
+        earlier = memory.prompted.get(frame)
+        if earlier and earlier.points_n2 is not None and earlier.labels_n is not None and not clear_old_points:
+            coords = np.concatenate([earlier.points_n2, coords])
+            tags = np.concatenate([earlier.labels_n, tags])
+        features = self._features_of(image)
+        guide = np.clip(earlier.logits_hw, -policy.PROMPT_CLAMP, policy.PROMPT_CLAMP) if earlier else None
+        padded = np.concatenate([coords, np.zeros((1, 2), np.float32)])
+        padded_tags = np.concatenate([tags, np.array([policy.PADDING], np.int32)])
+        out = self._graphs.prompt(features, padded[None], padded_tags[None], guide)
+        score = float(out["object_score"][0, 0])
+        choice = policy.choose_mask(out["masks"][0], out["ious"][0], out["pointers"][0], len(tags), self._config)
+        logits = choice.logits_hw if score > 0 else np.full_like(choice.logits_hw, policy.NO_OBJECT_LOGIT)
+        entry = Prompted(None, choice.pointer_c, logits, score, coords, tags)
+        return self._prompted(frame, object_id, memory, features, entry)
+
+    def propagate(
+        self,
+        frames: Iterable[tuple[int, np.ndarray]],
+        *,
+        reverse: bool = False,
+        starts: Mapping[Hashable, int] | None = None,
+        keep: Iterable[int] = (),
+        features: FeatureLookup | None = None,
+    ) -> Iterator[FrameResult]:
+        """Sweep over the video once, following every object from its own start.
+
+        An object's results are those of a sweep of its own. Its start frame is part of every sweep, as in the
+        official code; an object that starts on frame 0 takes no part in a backward sweep.
+
+        Args:
+            frames: (index, uint8 `[H, W, 3]`) in the order of the sweep, without gaps, from the first start on
+                (frames before it are passed over); only what is asked for is drawn.
+            reverse: sweep toward frame 0.
+            starts: first frame of each object that is to be followed; None: the first prompted frame for all.
+            keep: frames near which a later sweep is to start, other than this sweep's starts.
+            features: gives a frame's features where they are at hand, so that it is not encoded again.
+
+        Yields:
+            One result a frame, of the objects whose start was reached.
+
+        Raises:
+            InputError: there are no prompts, a start is unknown or outside the video, frames are out of order, or
+                memory near a start was dropped since (give `keep` to the earlier sweep).
+        """
+        begins = self._begins(starts, reverse)
+        for object_id, begin in begins.items():
+            self._objects[object_id].anchors = (begin, *keep)
+        return self._sweep(frames, begins, reverse, features or (lambda _: None))
+
+    def close(self) -> None:
+        """Forget the video and give back the device's memory."""
+        self._objects.clear()
+        self._room = None
+        self._memories = None
+
+    @property
+    def _bank(self) -> MemoryBank:
+        if self._memories is None:
+            raise InputError("The tracking state is closed.", mend="start the video again.")
+        return self._memories
+
+    # Prompts
+
+    def _object_for(self, frame: int, object_id: Hashable) -> ObjectMemory:
+        if not 0 <= frame < self.num_frames:
+            raise InputError(
+                "A prompt lies outside the video.", expected=f"a frame from 0 to {self.num_frames - 1}", got=frame
+            )
+        memory = self._objects.get(object_id, ObjectMemory())
+        if memory.was_tracked(frame):
+            raise InputError(
+                f"Frame {frame} was already swept for the object {object_id!r}.",
+                mend="start a new state, and give it every prompt before its first sweep.",
+            )
+        return memory
+
+    def _points(
+        self, points: np.ndarray | None, labels: np.ndarray | None, box: np.ndarray | None, clear_old_points: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The prompt as points of the model's square, without padding."""
+        if (points is None) != (labels is None):
+            raise InputError("Points and their labels come together.", mend="give both or neither.")
+        coords, tags = np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
+        if points is not None and labels is not None:
+            coords, tags = np.asarray(points, np.float32), np.asarray(labels, np.int32)
+            policy.check_points(coords, tags)
+        if box is not None:
+            if not clear_old_points:
+                raise InputError("A box cannot be added to earlier points.", mend="set clear_old_points.")
+            corners = np.asarray(box, np.float32)
+            policy.check_box(corners)
+            coords = np.concatenate([corners.reshape(2, 2), coords])
+            tags = np.concatenate([np.array([policy.BOX_FIRST, policy.BOX_SECOND], np.int32), tags])
+        if not len(tags):
+            raise InputError("There is no prompt.", expected="points or a box")
+        return transforms.to_model_points(coords, self.height, self.width, self._config.image_size), tags
+
+    def _prompted(
+        self, frame: int, object_id: Hashable, memory: ObjectMemory, features: FrameFeatures, entry: Prompted
+    ) -> FrameResult:
+        """Store a prompt's outcome with its memory."""
+        entry.logits_hw = fill_holes(entry.logits_hw[None], self._options.fill_hole_area)[0]
+        earlier = memory.prompted.get(frame)
+        entry.row = self._bank.allocate(1) if earlier is None else earlier.row
+        assert entry.row is not None
+        self._graphs.session("memory_encoder").run(
+            {
+                "embed": features.embed,
+                "low_res": entry.logits_hw[None, None],
+                "object_score": np.array([[entry.score]], np.float32),
+            },
+            into={"memory": self._bank.buffer.rows(entry.row, entry.row + 1)},
+        )
+        memory.prompted[frame] = entry
+        self._objects[object_id] = memory
+        return self._result(frame, {object_id: (entry.logits_hw, entry.score)})
+
+    def _features_of(self, image: np.ndarray | FrameFeatures) -> FrameFeatures:
+        return image if isinstance(image, FrameFeatures) else self.encode(image)
+
+    def _encode(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None) -> FrameFeatures:
+        transforms.check_image(image_hw3_u8)
+        if image_hw3_u8.shape[:2] != (self.height, self.width):
+            raise InputError(
+                "A frame has another size than the video.",
+                expected=f"{self.width}x{self.height}",
+                got=f"{image_hw3_u8.shape[1]}x{image_hw3_u8.shape[0]}",
+            )
+        config = self._config
+        pixels = transforms.video_pixels(image_hw3_u8, config.image_size, config.pixel_mean, config.pixel_std)
+        return self._graphs.encode(pixels, into)
+
+    # Sweeps
+
+    def _begins(self, starts: Mapping[Hashable, int] | None, reverse: bool) -> dict[Hashable, int]:
+        """First frame of each object that takes part."""
+        if not self._objects:
+            raise InputError("There is nothing to track.", mend="add a mask, points or a box first.")
+        if starts is None:
+            first = min(frame for memory in self._objects.values() for frame in memory.prompted)
+            starts = dict.fromkeys(self._objects, first)
+        unknown = [object_id for object_id in starts if object_id not in self._objects]
+        if unknown:
+            raise InputError("A start is given for an unknown object.", expected=self.object_ids, got=unknown)
+        outside = {key: frame for key, frame in starts.items() if not 0 <= frame < self.num_frames}
+        if outside:
+            raise InputError("A start lies outside the video.", expected=f"0 to {self.num_frames - 1}", got=outside)
+        step = -1 if reverse else 1
+        for object_id, start in starts.items():
+            memory = self._objects[object_id]
+            for distance in range(1, self._config.recent_pointers + 1):
+                spatial = distance <= self._config.recent_frames
+                if memory.lacks(start - step * distance, spatial=spatial):
+                    raise InputError(
+                        f"What the object {object_id!r} left near frame {start} was dropped to bound memory.",
+                        mend=f"pass keep=[{start}] to the sweep before.",
+                    )
+        return {key: starts[key] for key in self._objects if key in starts and not (reverse and starts[key] == 0)}
+
+    def _sweep(
+        self,
+        frames: Iterable[tuple[int, np.ndarray]],
+        begins: Mapping[Hashable, int],
+        reverse: bool,
+        features: FeatureLookup,
+    ) -> Iterator[FrameResult]:
+        step = -1 if reverse else 1
+        expected: int | None = None
+        for frame, image in frames if begins else ():
+            late = [begin for begin in begins.values() if step * (frame - begin) > 0] if expected is None else []
+            if late or (expected is not None and frame != expected) or not 0 <= frame < self.num_frames:
+                wanted = (max(late) if reverse else min(late)) if late else expected
+                raise InputError("Frames do not come in the order of the sweep.", expected=wanted, got=frame)
+            expected = frame + step
+            active = [key for key, begin in begins.items() if step * (frame - begin) >= 0]
+            if active:
+                yield self._step(frame, image, active, reverse, features)
+
+    def _step(
+        self, frame: int, image: np.ndarray, active: list[Hashable], reverse: bool, features: FeatureLookup
+    ) -> FrameResult:
+        """All active objects on one frame."""
+        masks: dict[Hashable, _TrackedMask] = {}
+        groups: dict[tuple[int, int], list[tuple[Hashable, MemoryPlan]]] = defaultdict(list)
+        for key in active:
+            memory = self._objects[key]
+            if frame in memory.prompted:
+                entry = memory.prompted[frame]
+                masks[key] = (entry.logits_hw, entry.score)
+                continue
+            plan = policy.plan_memory(
+                frame,
+                memory.prompted,
+                memory.recent,
+                self.num_frames,
+                reverse=reverse,
+                config=self._config,
+                max_prompts=self._options.max_pivots_in_attention,
+            )
+            groups[plan.lengths].append((key, plan))
+        if groups:
+            encoded = features(frame) or self._encode_swept(image, reverse)
+            for members in groups.values():
+                size = self._options.max_batch or len(members)
+                for first in range(0, len(members), size):
+                    masks.update(self._track(frame, members[first : first + size], encoded))
+        for key in active:
+            memory = self._objects[key]
+            memory.mark_tracked(frame)
+            for row in memory.forget(frame, self._config.recent_frames, self._config.recent_pointers):
+                self._bank.release(row)
+        return self._result(frame, {key: masks[key] for key in active})
+
+    def _encode_swept(self, image: np.ndarray, reverse: bool) -> FrameFeatures:
+        self._room = self._room or self._graphs.new_features()
+        if reverse:
+            self.counters.encoded_backward += 1
+        else:
+            self.counters.encoded_forward += 1
+        return self._encode(image, self._room)
+
+    def _track(
+        self, frame: int, members: list[tuple[Hashable, MemoryPlan]], encoded: FrameFeatures
+    ) -> dict[Hashable, _TrackedMask]:
+        """Objects whose memories have the same length, in one call; their new memories go into rows of the bank."""
+        count, config = len(members), self._config
+        pairs = [(self._objects[key], plan) for key, plan in members]
+        memory_shape, pointer_shape = (count, len(pairs[0][1].memories)), (count, len(pairs[0][1].pointers))
+        rows = [memory.look_up(other).row for memory, plan in pairs for other, _ in plan.memories]
+        pointers = [memory.look_up(other).pointer_c for memory, plan in pairs for other, _ in plan.pointers]
+        first = self._bank.allocate(count)
+        feeds: dict[str, np.ndarray | Buffer] = {
+            **encoded.feeds(),
+            "bank": self._bank.buffer,
+            "slots": np.array(rows, np.int64).reshape(memory_shape),
+            "tpos": np.array([p for _, plan in pairs for _, p in plan.memories], np.int64).reshape(memory_shape),
+            "pointers": np.array(pointers, np.float32).reshape(*pointer_shape, config.hidden_dim),
+        }
+        if config.pointer_tpos:
+            distance = np.array([d for _, plan in pairs for _, d in plan.pointers], np.float32).reshape(pointer_shape)
+            feeds["pointer_pos"] = distance / np.float32(policy.pointer_span(self.num_frames, config))
+        into = {"memory": self._bank.buffer.rows(first, first + count)}
+        out = self._graphs.session("track").run(feeds, into=into)
+        self.counters.track_calls += 1
+        self.counters.objects_tracked += count
+        logits_nhw = fill_holes(out["low_res"][:, 0], self._options.fill_hole_area)
+        for number, (memory, _) in enumerate(pairs):
+            earlier = memory.recent.get(frame)
+            if earlier is not None and earlier.row is not None:
+                self._bank.release(earlier.row)
+            memory.recent[frame] = Remembered(first + number, out["pointer"][number].copy())
+        return {
+            key: (logits_nhw[number], float(out["object_score"][number, 0])) for number, (key, _) in enumerate(members)
+        }
+
+    def _result(self, frame: int, masks: Mapping[Hashable, _TrackedMask]) -> FrameResult:
+        logits = np.stack([logits_hw for logits_hw, _ in masks.values()])
+        scores = np.array([score for _, score in masks.values()], np.float32)
+        return FrameResult(frame, tuple(masks), logits, scores, self.height, self.width)

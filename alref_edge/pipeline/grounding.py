@@ -1,0 +1,80 @@
+"""Grounding of many sentences on one video: a frame's backbone runs once, a sentence's text encoder once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from alref_edge.models.grounding_dino import GroundingDino, ImageFeatures, TextFeatures
+from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.types import Detections
+
+
+class Grounder:
+    """Boxes for any sentence on the frames that were shown to it.
+
+    Args:
+        detector: gives Grounding DINO; called when a sentence or a frame needs it, not before.
+        settings: thresholds.
+        watch: counts and times.
+    """
+
+    def __init__(self, detector: Callable[[], GroundingDino], settings: RvosSettings, watch: Watch) -> None:
+        self._detector = detector
+        self._settings = settings
+        self._watch = watch
+        self._texts: dict[str, TextFeatures] = {}
+        self._images: dict[int, np.ndarray] = {}
+        self._features: dict[int, ImageFeatures] = {}
+        self._found: dict[tuple[int, str], Detections] = {}
+
+    def read(self, sentence: str) -> None:
+        """Encode a sentence.
+
+        Raises:
+            InputError: it is empty, too long, or has no word that the text encoder knows.
+        """
+        if sentence not in self._texts:
+            detector = self._loaded()
+            with self._watch.stage("ground"):
+                self._texts[sentence] = detector.encode_text(sentence)
+            self._watch.counters.text_encodings += 1
+
+    def show(self, images: Mapping[int, np.ndarray]) -> None:
+        """Put frames, RGB uint8 `[H, W, 3]` by index, in the place of those before; frame 0 stays if it was one."""
+        kept = {frame: image for frame, image in self._images.items() if frame == 0}
+        self._images = {**kept, **images}
+        self._features = {frame: each for frame, each in self._features.items() if frame in self._images}
+        self._found = {key: each for key, each in self._found.items() if key[0] in self._images}
+
+    def boxes(self, frame: int, sentence: str) -> Detections:
+        """At most `boxes_per_frame` boxes of a sentence on a frame shown, best first; remembered while it is shown."""
+        key = (frame, sentence)
+        if key not in self._found:
+            settings = self._settings
+            found = self._detect(frame, sentence, settings.box_threshold, settings.text_threshold)
+            self._found[key] = found.top(settings.boxes_per_frame)
+        return self._found[key]
+
+    def fallback(self, sentence: str) -> Detections:
+        """The best box of a sentence on frame 0, at the lower thresholds of the fall-back; empty if there is none."""
+        settings = self._settings
+        return self._detect(0, sentence, settings.fallback_box_threshold, settings.fallback_text_threshold).top(1)
+
+    def _detect(self, frame: int, sentence: str, box_threshold: float, text_threshold: float) -> Detections:
+        self.read(sentence)
+        detector, counters = self._loaded(), self._watch.counters
+        with self._watch.stage("ground"):
+            if frame not in self._features:
+                self._features[frame] = detector.encode_image(self._images[frame])
+                counters.grounding_backbone += 1
+            counters.grounding_decoder += 1
+            return detector.detect(
+                self._features[frame], self._texts[sentence], box_threshold=box_threshold, text_threshold=text_threshold
+            )
+
+    def _loaded(self) -> GroundingDino:
+        with self._watch.stage("load"):
+            return self._detector()

@@ -1,0 +1,108 @@
+"""What a run counts, times and reports while it works."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total` frames."""
+
+    stage: str
+    done: int
+    total: int
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass
+class Counters:
+    """How often the dear things were done.
+
+    Attributes:
+        frames: frames of the video.
+        decoded_pivots: frames that left the decoder in the look for pivots.
+        decoded_forward: the same in the forward sweep.
+        decoded_backward: the same in the backward sweep.
+        encoded_image_predictor: pivot frames encoded for the image predictor.
+        encoded_pivots: pivot frames encoded for the tracker's memory of them.
+        encoded_forward: frames encoded for the tracker in the forward sweep.
+        encoded_backward: the same in the backward sweep.
+        encoded_again: of those in the sweeps, pivot frames whose features had not been kept.
+        grounding_backbone: frames through Grounding DINO's image backbone.
+        grounding_decoder: pairs of frame and sentence through its decoder.
+        text_encodings: sentences through its text encoder.
+        track_calls: calls of the track graph.
+        object_frames: objects tracked, summed over those calls.
+    """
+
+    frames: int = 0
+    decoded_pivots: int = 0
+    decoded_forward: int = 0
+    decoded_backward: int = 0
+    encoded_image_predictor: int = 0
+    encoded_pivots: int = 0
+    encoded_forward: int = 0
+    encoded_backward: int = 0
+    encoded_again: int = 0
+    grounding_backbone: int = 0
+    grounding_decoder: int = 0
+    text_encodings: int = 0
+    track_calls: int = 0
+    object_frames: int = 0
+
+
+@dataclass
+class Watch:
+    """The measuring side of one run: counters, seconds by stage, and progress.
+
+    Stages nest: the time of an inner stage is not counted to the outer one.
+    """
+
+    counters: Counters = field(default_factory=Counters)
+    seconds: dict[str, float] = field(default_factory=dict)
+    progress: ProgressCallback | None = None
+    _stack: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of a `with` block; a stage that is entered again goes on counting."""
+        self._charge()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._stack.pop()
+
+    def over(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Count the time that it takes to get the items out of an iterable."""
+        source = iter(items)
+        while True:
+            with self.stage(name):
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+            yield item
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Tell whoever watches."""
+        if self.progress is not None:
+            self.progress(Progress(stage, done, total))
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        if self._stack:
+            name = self._stack[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now

@@ -1,0 +1,79 @@
+"""The networks of a bundle on one device, each loaded when it is first needed and kept."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import TracebackType
+
+from alref_edge.bundle import Bundle
+from alref_edge.errors import EngineError
+from alref_edge.models.grounding_dino import GroundingDino
+from alref_edge.models.sam2 import Sam2Graphs, Sam2ImagePredictor, Sam2VideoTracker
+from alref_edge.runtime import SessionOptions
+
+
+class Networks:
+    """Grounding DINO and SAM 2 of one bundle. A context manager.
+
+    Args:
+        bundle: verified.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        options: threads and fall-back.
+    """
+
+    def __init__(self, bundle: Bundle, device: str, options: SessionOptions) -> None:
+        self.bundle = bundle
+        self.device = device
+        self._options = options
+        self._closed = False
+
+    @cached_property
+    def detector(self) -> GroundingDino:
+        """Boxes for sentences."""
+        self._check_open()
+        return GroundingDino.from_component(self.bundle.component("grounding_dino"), self.device, options=self._options)
+
+    @cached_property
+    def image_predictor(self) -> Sam2ImagePredictor:
+        """Masks for boxes, on the graphs that the tracker uses too."""
+        return Sam2ImagePredictor(self._sam2)
+
+    def tracker(self, *, fill_hole_area: int = 0, max_pivots_in_attention: int | None = None) -> Sam2VideoTracker:
+        """Masks through time; a tracker is cheap to make, its graphs are shared."""
+        return Sam2VideoTracker(
+            self._sam2, fill_hole_area=fill_hole_area, max_pivots_in_attention=max_pivots_in_attention
+        )
+
+    @cached_property
+    def _sam2(self) -> Sam2Graphs:
+        self._check_open()
+        return Sam2Graphs.open(self.bundle.component("sam2"), self.device, self._options)
+
+    @property
+    def providers(self) -> dict[str, str]:
+        """The execution provider that runs each network loaded so far."""
+        loaded = {"grounding_dino": "detector", "sam2": "_sam2"}
+        return {
+            name: self.__dict__[attribute].provider for name, attribute in loaded.items() if attribute in self.__dict__
+        }
+
+    def close(self) -> None:
+        """Close every session; closing twice does nothing."""
+        for attribute in ("detector", "_sam2"):
+            network = self.__dict__.pop(attribute, None)
+            if network is not None:
+                network.close()
+        self.__dict__.pop("image_predictor", None)
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("The pipeline is closed.", mend="make another with Pipeline.from_bundle.")
+
+    def __enter__(self) -> Networks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,249 @@
+"""Results on disk: a folder that has its name when it is whole, and not before."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from alref_edge import __version__
+from alref_edge.errors import InputError
+from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
+from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.replay import RESULT_SCHEMA
+from alref_edge.pipeline.results import RvosResult
+from alref_edge.types import Detections, Pivot
+
+RESULT = "result.json"
+OVERLAY = "overlay.mp4"
+MaskFormat = Literal["png", "rle", "none"]
+_MASK_FORMATS = get_args(MaskFormat)
+
+
+class ResultFolder:
+    """The output folder of one run, filled beside its name and renamed at the end.
+
+    A block that ends well leaves `result.json`, `masks/` and `overlay.mp4` under the name; any other end leaves what
+    was there before.
+
+        with ResultFolder("out") as folder:
+            folder.write(list(pipeline.rvos(...)), source)
+
+    Args:
+        path: its name.
+        overwrite: replace a result that is there; anything else than an earlier result is never replaced.
+
+    Raises:
+        InputError: something is there already, or the folder cannot be made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._check_free(overwrite)
+        self._made: list[Path] = []
+        self._done = False
+        try:
+            for parent in [*reversed(self.path.parents)]:
+                if not parent.exists():
+                    parent.mkdir()
+                    self._made.append(parent)
+            self.partial = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:80]}.partial-", dir=self.path.parent))
+        except OSError as error:
+            self._remove_parents()
+            raise _unwritable(self.path, error) from error
+
+    def write(
+        self,
+        results: Sequence[RvosResult],
+        source: VideoSource,
+        *,
+        masks: MaskFormat = "png",
+        overlay: bool = True,
+        watch: Watch | None = None,
+    ) -> dict[str, Any]:
+        """Write what a run came to.
+
+        Args:
+            results: all of one run.
+            source: the video, decoded once more for the overlay.
+            masks: an indexed PNG a frame, COCO run-length encodings, or none.
+            overlay: also write a video with the masks drawn over the frames.
+            watch: times and reports.
+
+        Returns:
+            What `result.json` holds.
+
+        Raises:
+            InputError: the disk is full, or a value is none of those above.
+            MediaError: the video cannot be decoded again, or no encoder works.
+        """
+        if masks not in _MASK_FORMATS:
+            raise InputError("There is no such form of masks.", expected=_MASK_FORMATS, got=masks)
+        watch = watch or Watch()
+        warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
+        entries = []
+        try:
+            for result in results:
+                with watch.stage("write"):
+                    entries.append({**_entry(result), "masks": self._write_masks(result, masks, len(results), watch)})
+            if overlay:
+                warnings += self._write_overlay(results, source, watch)
+            run = results[0].run
+            record = {
+                "schema": RESULT_SCHEMA,
+                "alref_edge": __version__,
+                "input": {**asdict(run.info), "path": run.video, "frames": run.frame_count},
+                "bundle": {"name": run.bundle, "sha256": run.bundle_sha256, "trained": run.trained},
+                "device": {"asked": run.device, "providers": dict(run.providers)},
+                "selector": run.selector,
+                "settings": asdict(run.settings),
+                "sentences": entries,
+                "overlay": OVERLAY if overlay else None,
+                "counters": dict(run.counters),
+                "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
+                "warnings": warnings,
+            }
+            (self.partial / RESULT).write_text(
+                json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._done = True
+        return record
+
+    def _write_masks(self, result: RvosResult, form: MaskFormat, count: int, watch: Watch) -> dict[str, str]:
+        if form == "none":
+            return {"format": "none"}
+        name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.sentence)}"
+        done, total = result.index * result.frame_count, count * result.frame_count
+        where = self.partial / "masks"
+        where.mkdir(exist_ok=True)
+        if form == "rle":
+            with (where / f"{name}.json").open("w", encoding="ascii") as file:
+                for frame, rle in result.rles():
+                    file.write(("[\n" if frame == 0 else ",\n") + json.dumps(rle))
+                    watch.report("masks", done + frame + 1, total)
+                file.write("\n]\n")
+            return {"format": "rle", "file": f"masks/{name}.json"}
+        (where / name).mkdir()
+        for frame, mask_hw in result.masks():
+            label = np.uint8(1 + result.index % 255)
+            write_indexed_png(where / name / f"{frame:05d}.png", mask_hw.astype(np.uint8) * label)
+            watch.report("masks", done + frame + 1, total)
+        return {"format": "png", "folder": f"masks/{name}"}
+
+    def _write_overlay(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch) -> list[str]:
+        info, count = source.info, results[0].frame_count
+        times = source.times_s() if info.kind == "video" else None
+        with (
+            watch.stage("overlay"),
+            OverlayWriter(
+                self.partial / OVERLAY, info.width, info.height, info.fps, labels=[each.sentence for each in results]
+            ) as writer,
+        ):
+            for frame, image in source.frames():
+                masks_nhw = np.stack([result.mask(frame) for result in results])
+                writer.write(image, masks_nhw, time_s=None if times is None else float(times[frame] - times[0]))
+                watch.report("overlay", frame + 1, count)
+        return writer.warnings
+
+    def _check_free(self, overwrite: bool) -> None:
+        path = self.path
+        if path.name == "" or (path.exists() and not path.is_dir()):
+            raise InputError(f"{path} is not a folder.", expected="a new folder", mend="give another name with --out.")
+        try:
+            occupied = path.is_dir() and any(path.iterdir())
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if occupied and not overwrite:
+            raise InputError(
+                f"The output folder {path} is not empty.",
+                mend="give another name with --out, or replace the result in it with --overwrite.",
+            )
+        if occupied and not (path / RESULT).is_file():
+            raise InputError(
+                f"The output folder {path} holds something else than a result.",
+                expected=f"a {RESULT} in it",
+                mend="give another name with --out, or empty it yourself.",
+            )
+
+    def _publish(self) -> None:
+        mask = os.umask(0)
+        os.umask(mask)
+        aside: Path | None = None
+        try:
+            self.partial.chmod(0o777 & ~mask)
+            if self.path.exists():
+                aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:80]}.replaced-", dir=self.path.parent))
+                self.path.rename(aside / "old")
+            self.partial.rename(self.path)
+        except OSError as error:
+            if aside is not None and (aside / "old").exists() and not self.path.exists():
+                (aside / "old").rename(self.path)
+            raise _unwritable(self.path, error) from error
+        finally:
+            if aside is not None and self.path.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _remove_parents(self) -> None:
+        for parent in reversed(self._made):
+            with suppress(OSError):
+                parent.rmdir()
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._done:
+                self._publish()
+        finally:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self._remove_parents()
+
+
+def slug(sentence: str) -> str:
+    """A sentence as part of a file name: letters and digits of ASCII, joined by dashes, at most 40."""
+    plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
+
+
+def _entry(result: RvosResult) -> dict[str, Any]:
+    return {
+        "text": result.sentence,
+        "pivots": [_pivot(pivot) for pivot in result.pivots],
+        "start_frame": result.start_frame,
+        "fell_back": result.fell_back,
+        "considered": [{"frame": frame, **_detections(found)} for frame, found in result.considered.items()],
+        "warnings": list(result.warnings),
+    }
+
+
+def _pivot(pivot: Pivot) -> dict[str, Any]:
+    return {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+
+
+def _detections(found: Detections) -> dict[str, Any]:
+    return {"boxes": found.boxes_n4.tolist(), "scores": found.scores_n.tolist(), "phrases": list(found.phrases)}
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be written.",
+        expected="a folder that can be made, on a disk with room",
+        got=error.strerror or str(error),
+        mend="give another folder with --out, or make room.",
+    )

@@ -1,0 +1,131 @@
+"""Choosing pivots: in each segment of a video, the frame and the box from which the object is tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from alref_edge.errors import InputError
+from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.types import Detections, Pivot
+
+Ground: TypeAlias = Callable[[int], Detections]
+"""Boxes of a sentence on a frame of the segment, best first; asking again for the same frame costs nothing."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the video as long as a segment.
+
+    Attributes:
+        index: number of the stretch, from 0.
+        frames: its frames.
+        sampled: the frames that a selector may look at. One alone makes no segment.
+    """
+
+    index: int
+    frames: range
+    sampled: tuple[int, ...]
+
+    @property
+    def is_segment(self) -> bool:
+        return len(self.sampled) > 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment as a selector sees it.
+
+    Attributes:
+        index: number of the segment in the video, from 0.
+        sampled: indices of its sampled frames in the video, ascending, two or more.
+        images: the frames held for this segment, RGB uint8 `[H, W, 3]`, the sampled ones among them.
+    """
+
+    index: int
+    sampled: tuple[int, ...]
+    images: Mapping[int, np.ndarray] = field(repr=False, compare=False)
+
+    def image(self, frame: int) -> np.ndarray:
+        """A sampled frame, RGB uint8 `[H, W, 3]`, to be read only.
+
+        Raises:
+            InputError: it is not one of this segment's.
+        """
+        if frame not in self.sampled:
+            raise InputError(
+                f"A selector asked segment {self.index} for a frame that is not sampled there.",
+                expected=self.sampled,
+                got=frame,
+            )
+        return self.images[frame]
+
+
+class PivotSelector(Protocol):
+    """How pivots are chosen. A selector keeps no state of a video: it may serve several at once."""
+
+    @property
+    def name(self) -> str:
+        """What the selector is called in results."""
+        ...
+
+    def given(self, sentence: str) -> Sequence[Pivot] | None:
+        """Pivots of a sentence that are known without looking; None if `select` is to be asked.
+
+        Called once a sentence, before any work.
+
+        Raises:
+            InputError: the selector cannot serve this sentence.
+        """
+        ...
+
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+        """The pivot of one segment; None drops the segment.
+
+        Args:
+            segment: its frames.
+            sentence: what is looked for.
+            ground: frame to Detections of the sentence, at most `boxes_per_frame`, best first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class GroundingSelector:
+    """No LLM: of a segment's sampled frames, the box that grounding scores best (the earlier frame if equal)."""
+
+    name: str = "grounding"
+
+    def given(self, sentence: str) -> None:
+        """Nothing is known beforehand."""
+
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+        """See `PivotSelector.select`."""
+        best: Pivot | None = None
+        for frame in segment.sampled:
+            pivot = pivot_of(frame, ground(frame))
+            if pivot is not None and (best is None or pivot.score > best.score):
+                best = pivot
+        return best
+
+
+def pivot_of(frame: int, found: Detections, box: int = 0) -> Pivot | None:
+    """One box of a frame's detections as a pivot; None if there is no such box."""
+    if not 0 <= box < len(found):
+        return None
+    return Pivot(frame, found.boxes_n4[box], float(found.scores_n[box]), found.phrases[box])
+
+
+def windows(frame_count: int, settings: RvosSettings) -> Iterator[Window]:
+    """Cut a video into stretches of `frames_per_segment * sample_step` frames, each sampled from its first frame on.
+
+    From the official `concat_stage_1.py`: all but the last are full; a tail with a single sampled frame is yielded
+    too, but makes no segment.
+    """
+    length = settings.frames_per_segment * settings.sample_step
+    for index, start in enumerate(range(0, frame_count, length)):
+        frames = range(start, min(start + length, frame_count))
+        yield Window(index, frames, tuple(frames[:: settings.sample_step]))

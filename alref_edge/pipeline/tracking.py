@@ -1,0 +1,146 @@
+"""Objects of one video from pivot boxes to masks: prompting, and the two sweeps that they all share.
+
+Whatever finds the boxes (a sentence here, a sound elsewhere), this is what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import cast
+
+import numpy as np
+
+from alref_edge.errors import MediaError
+from alref_edge.media import VideoSource
+from alref_edge.models.sam2 import FrameFeatures, FrameResult
+from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.settings import RvosSettings
+
+FEATURE_CACHE_BYTES = 1 << 30
+"""Tracker features of pivot frames that are kept from prompting to the sweeps."""
+
+
+class ObjectTracking:
+    """The objects of one video, numbered by the caller.
+
+    Args:
+        networks: SAM 2 is taken from them.
+        source: the video.
+        settings: options of the tracker.
+        watch: counts and times.
+        cache_bytes: features of pivot frames kept for the sweeps; a frame over it is encoded again.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        source: VideoSource,
+        settings: RvosSettings,
+        watch: Watch,
+        cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> None:
+        self._source = source
+        self._watch = watch
+        self._frame_count = source.frame_count()
+        self._cache: dict[int, FrameFeatures] = {}
+        self._cache_room = cache_bytes
+        self._pivots: dict[int, set[int]] = {}
+        with watch.stage("load"):
+            self._image_predictor = networks.image_predictor
+            self._state = networks.tracker(
+                fill_hole_area=settings.fill_hole_area, max_pivots_in_attention=settings.max_pivots_in_attention
+            ).start(self._frame_count, source.info.height, source.info.width)
+
+    def prompt(self, frame: int, image_hw3_u8: np.ndarray, boxes: Mapping[int, np.ndarray]) -> None:
+        """Turn pivot boxes of one frame into masks, and give the masks to the tracker as prompts.
+
+        As the official `segment_inference_stage_2.py`: the image predictor's single mask, binary, at the video's size.
+
+        Args:
+            frame: its index.
+            image_hw3_u8: the frame, RGB uint8 `[H, W, 3]`.
+            boxes: object to box, float32 `[4]`, xyxy in pixels.
+        """
+        with self._watch.stage("prompt"):
+            self._image_predictor.set_image(image_hw3_u8)
+            masks_nhw, _, _ = self._image_predictor.predict_boxes(np.stack(list(boxes.values())))
+            features = self._cache.get(frame) or self._state.encode(image_hw3_u8)
+            for item, mask_hw in zip(boxes, masks_nhw, strict=True):
+                self._state.add_mask(frame, item, mask_hw, features)
+        self._watch.counters.encoded_image_predictor += 1
+        self._pivots.setdefault(frame, set()).update(boxes)
+        if frame not in self._cache and features.nbytes <= self._cache_room:
+            self._cache[frame] = features
+            self._cache_room -= features.nbytes
+
+    def sweep(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
+        """Follow every object from its own start to the end of the video, or back to its beginning.
+
+        The frames are decoded once and encoded once for all objects; frames that no object needs are not visited.
+        Forward comes first: the backward sweep remembers what the forward one saw around each start.
+
+        Args:
+            starts: object to frame.
+            reverse: toward frame 0.
+
+        Yields:
+            One result a frame, of the objects that were reached.
+
+        Raises:
+            MediaError: the video ends before its last frame.
+        """
+        name = "backward" if reverse else "forward"
+        self._drop_useless_features(len(starts))
+        first = max(starts.values()) if reverse else min(starts.values())
+        total = first + 1 if reverse else self._frame_count - first
+        if reverse and first == 0:
+            return
+        before, again = self._source.decoded, 0
+
+        def cached(frame: int) -> FrameFeatures | None:
+            nonlocal again
+            again += frame in self._pivots and frame not in self._cache
+            return self._cache.get(frame)
+
+        frames = self._source.frames_reversed(0, first + 1) if reverse else self._source.frames(first)
+        results = self._state.propagate(
+            self._watch.over("decode", frames),
+            reverse=reverse,
+            starts=cast("Mapping[Hashable, int]", starts),
+            features=cached,
+        )
+        done = 0
+        for result in self._watch.over("track", results):
+            yield result
+            done += 1
+            self._watch.report(name, done, total)
+        if done != total:
+            raise MediaError(
+                f"{self._source.path} ended early.",
+                expected=f"{self._frame_count} frames",
+                got=f"{done} of the {total} frames of the {name} sweep",
+                mend="copy the file again, or repair it: ffmpeg -i IN -c:v libx264 OUT.mp4",
+            )
+        counters, spent = self._watch.counters, self._source.decoded - before
+        if reverse:
+            counters.decoded_backward += spent
+        else:
+            counters.decoded_forward += spent
+        counters.encoded_again += again
+
+    def _drop_useless_features(self, objects: int) -> None:
+        """A frame that is a pivot of every object is never tracked, so nobody will ask for its features."""
+        for frame in [frame for frame in self._cache if len(self._pivots[frame]) == objects]:
+            self._cache_room += self._cache.pop(frame).nbytes
+
+    def close(self) -> None:
+        """Write down what the tracker counted, and give back its memory."""
+        counted, counters = self._state.counters, self._watch.counters
+        counters.encoded_pivots += counted.encoded_prompts
+        counters.encoded_forward += counted.encoded_forward
+        counters.encoded_backward += counted.encoded_backward
+        counters.track_calls += counted.track_calls
+        counters.object_frames += counted.objects_tracked
+        self._cache.clear()
+        self._state.close()

@@ -1,0 +1,137 @@
+"""The `backbone` graph: Swin and the input projections, every size-dependent step a Gather by a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from export.grounding_dino.checkpoint import relative_position_index
+from export.grounding_dino.layers import Affine, Norm
+
+if TYPE_CHECKING:
+    from transformers import GroundingDinoForObjectDetection
+
+# What the official code adds to the scores of tokens that a cyclic shift brought together.
+_APART = -100.0
+
+
+class Backbone(nn.Module):
+    """Image to flattened feature levels; weights from transformers' model.
+
+    `forward(image, tables)` takes the normalised image [1, 3, H, W] and the tables of
+    `alref_edge.models.grounding_dino.geometry.backbone_tables`, and gives features [1, L, d].
+    """
+
+    def __init__(self, model: GroundingDinoForObjectDetection) -> None:
+        super().__init__()
+        backbone: Any = model.model.backbone.conv_encoder.model
+        config = model.config.backbone_config
+        embeddings = backbone.swin.embeddings
+        self.patch_size = config.patch_size
+        self.patches = embeddings.patch_embeddings.projection
+        self.norm = Norm(embeddings.norm)
+        self.stages = nn.ModuleList(
+            _Stage(layer, config.window_size, heads)
+            for layer, heads in zip(backbone.swin.encoder.layers, config.num_heads, strict=True)
+        )
+        self.norms = nn.ModuleList(Norm(backbone.hidden_states_norms[f"stage{stage}"]) for stage in (2, 3, 4))
+        self.projections = nn.ModuleList(_Projection(layer) for layer in model.model.input_proj_vision)
+
+    def forward(self, image: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+        # The official code pads to a multiple of the patch; a patch that starts inside needs no more than this.
+        rest = self.patch_size - 1
+        patches = self.patches(functional.pad(image, (0, rest, 0, rest)))
+        rows = self.norm(patches[0].flatten(1).transpose(0, 1))
+        levels = []
+        for index, stage in enumerate(self.stages):
+            rows = stage(rows, {name[:-2]: table for name, table in tables.items() if name.endswith(f"_{index}")})
+            if index > 0:
+                last = self.norms[index - 1](rows)
+                levels.append(self.projections[index - 1](last))
+            if index < 3:
+                rows = stage.merge(rows, tables[f"merge_{index}"])
+        levels.append(self.projections[3](_gather(last, tables["stride"]).flatten(1)))
+        return torch.cat(levels, dim=0)[None]
+
+
+class _Stage(nn.Module):
+    def __init__(self, layer: Any, window_size: int, heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            _Block(block, window_size, heads, shifted=index % 2 == 1) for index, block in enumerate(layer.blocks)
+        )
+        if layer.downsample is not None:
+            self.merge_norm = Norm(layer.downsample.norm)
+            self.merge_weight = nn.Buffer(layer.downsample.reduction.weight.detach().t().contiguous())
+
+    def forward(self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+        for block in self.blocks:
+            rows_nc = block(rows_nc, tables)
+        return rows_nc
+
+    def merge(self, rows_nc: torch.Tensor, table_m4: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(self.merge_norm(_gather(rows_nc, table_m4).flatten(1)), self.merge_weight)
+
+
+class _Block(nn.Module):
+    def __init__(self, block: Any, window_size: int, heads: int, *, shifted: bool) -> None:
+        super().__init__()
+        attention = block.attention
+        self.heads, self.width = heads, attention.head_dim
+        self.tokens = window_size**2
+        self.shifted = shifted
+        self.norm1, self.norm2 = Norm(block.layernorm_before), Norm(block.layernorm_after)
+        self.query, self.key = Affine(attention.q_proj, self.width**-0.5), Affine(attention.k_proj)
+        self.value, self.output = Affine(attention.v_proj), Affine(attention.o_proj)
+        self.fc1, self.fc2 = Affine(block.mlp.fc1), Affine(block.mlp.fc2)
+        table = attention.relative_position_bias.relative_position_bias_table.detach()
+        bias_hnn = table[relative_position_index(window_size)].permute(2, 0, 1)
+        masks_knn = _shift_masks(window_size) if shifted else torch.zeros(1, 1, 1)
+        self.bias = nn.Buffer((bias_hnn[None] + masks_knn[:, None]).contiguous())
+
+    def forward(self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+        into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
+        windows = _gather(self.norm1(rows_nc), tables[into]).flatten(0, 1)
+        shape = (-1, self.tokens, self.heads, self.width)
+        query = self.query(windows).view(shape).transpose(1, 2)
+        key = self.key(windows).view(shape).permute(0, 2, 3, 1)
+        value = self.value(windows).view(shape).transpose(1, 2)
+        bias = functional.embedding(tables["kinds"], self.bias.flatten(1)) if self.shifted else self.bias
+        scores = torch.matmul(query, key) + bias.view(-1, self.heads, self.tokens, self.tokens)
+        mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
+        mixed = self.output(mixed.transpose(1, 2).reshape(-1, self.heads * self.width))
+        rows_nc = rows_nc + functional.embedding(tables[back], mixed)
+        return rows_nc + self.fc2(functional.gelu(self.fc1(self.norm2(rows_nc))))
+
+
+class _Projection(nn.Module):
+    """The 1x1 (or, on gathered neighbourhoods, 3x3) convolution to d channels, and its group norm."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        convolution, self.group_norm = layer[0], layer[1]
+        weight = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
+        self.weight, self.bias = nn.Buffer(weight.contiguous()), nn.Buffer(convolution.bias.detach()[:, None].clone())
+
+    def forward(self, rows_nc: torch.Tensor) -> torch.Tensor:
+        channels_dn = torch.addmm(self.bias, self.weight, rows_nc.transpose(0, 1))
+        return self.group_norm(channels_dn[None])[0].transpose(0, 1)
+
+
+def _gather(rows_nc: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rows by a table in which the number of rows stands for a row of zeros."""
+    return functional.embedding(table, functional.pad(rows_nc, (0, 0, 0, 1)))
+
+
+def _shift_masks(size: int) -> torch.Tensor:
+    """The masks of shifted windows by kind (see `backbone_tables`): [4, n, n], 0 or -100."""
+    late = (torch.arange(size) >= size - size // 2).long()
+    masks = []
+    for kind in range(4):
+        region = (kind & 1) * late[:, None] + 2 * ((kind >> 1) & 1) * late[None, :]
+        region = region.reshape(-1)
+        masks.append(torch.where(region[:, None] == region[None, :], 0.0, _APART))
+    return torch.stack(masks)

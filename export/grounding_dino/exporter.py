@@ -1,0 +1,308 @@
+"""Grounding DINO to three ONNX graphs that prove themselves: names, shapes, and values at several image sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alref_edge.errors import EngineError, InputError
+from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
+from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
+from export.bundle import ComponentSpec, source_of
+from export.grounding_dino.configs import component_config, official_config, transformers_config
+from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import GroundingDinoForObjectDetection
+
+    from export.grounding_dino.graphs import GraphSpec
+
+LICENCE = "Apache-2.0"
+# Largest absolute differences that an export is accepted with: of features (about 1 in spread), and of the decoder's
+# logits and boxes, query by query.
+TOLERANCES: Mapping[str, float] = {"backbone": 2e-3, "text_encoder": 5e-4, "decoder": 1e-3}
+
+_TRACED = (210, 270)
+_CHECKED = {"nano": ((240, 320), (131, 197)), "swin_t": ((240, 320), (333, 500)), "swin_b": ((240, 320), (333, 411))}
+_CAPTIONS = ("the dog on the left.", "a cat. two people next to the red car. dog")
+
+
+def export_grounding_dino(
+    variant: str,
+    out_dir: Path,
+    *,
+    checkpoint: Path | None = None,
+    folder: Path | None = None,
+    vocab: Path | None = None,
+    seed: int | None = None,
+) -> ComponentSpec:
+    """Export Grounding DINO as `backbone.onnx`, `text_encoder.onnx` and `decoder.onnx`, float32, opset 18.
+
+    One set of graphs serves every image size and caption length; each is run on ONNX Runtime against transformers'
+    model, corrected to the official code, before it is accepted.
+
+    Args:
+        variant: `swin_t`, `swin_b` or `nano`.
+        out_dir: folder that the files are written to; made if missing.
+        checkpoint: the official `.pth`.
+        folder: a transformers folder, instead; its own config.json gives the sizes, and vocab.txt the vocabulary.
+        vocab: the `vocab.txt` of the text encoder. Seeded models get one made up, if none is given.
+        seed: random weights, instead.
+
+    Raises:
+        InputError: not exactly one source of weights, or one that does not fit.
+        EngineError: a graph differs from the model by more than its tolerance.
+    """
+    official = official_config(variant)
+    if sum(source is not None for source in (checkpoint, folder, seed)) != 1:
+        raise InputError(
+            "Grounding DINO is exported from one source of weights.",
+            expected="one of --checkpoint, --folder and --seed",
+            mend="give exactly one.",
+        )
+    if folder is not None and vocab is None:
+        vocab = folder / "vocab.txt"
+    if checkpoint is not None and vocab is None:
+        raise InputError(
+            "An official checkpoint has no vocabulary with it.", mend="give bert-base-uncased's vocab.txt with --vocab."
+        )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    model, source = _load(variant, checkpoint, folder, seed)
+    size = model.config.text_config.vocab_size
+    if vocab is None:
+        vocab = write_vocabulary(out_dir / "vocab.txt", size)
+    elif vocab != out_dir / "vocab.txt":
+        (out_dir / "vocab.txt").write_text("\n".join(read_vocabulary(vocab, size)) + "\n", encoding="utf-8")
+    config = component_config(model.config, official["resize"])
+    tokenizer = CaptionTokenizer(out_dir / "vocab.txt", max_text_len=config["max_text_len"])
+
+    from export.grounding_dino.graphs import write_graph
+
+    specs = _specs(model, config, tokenizer)
+    graphs = {name: write_graph(spec, out_dir / f"{name}.onnx") for name, spec in specs.items()}
+    verify(model, graphs, config, tokenizer, _CHECKED[variant])
+    return ComponentSpec(
+        name="grounding_dino",
+        variant=variant,
+        precision="float32",
+        source=source,
+        licence=LICENCE,
+        config=config,
+        graphs=graphs,
+        files={"vocab": out_dir / "vocab.txt"},
+        tolerances=dict(TOLERANCES),
+    )
+
+
+def verify(
+    model: GroundingDinoForObjectDetection,
+    graphs: Mapping[str, Path],
+    config: Mapping[str, Any],
+    tokenizer: CaptionTokenizer,
+    sizes: tuple[tuple[int, int], ...],
+) -> dict[str, float]:
+    """Run the graphs on ONNX Runtime beside the model, at each size with another caption.
+
+    Returns:
+        The largest difference of each graph: each is fed what the graphs before it made.
+
+    Raises:
+        EngineError: a difference is above `TOLERANCES`, a name or a shape is another, or an output is not finite.
+    """
+    import onnxruntime
+
+    from export.grounding_dino.graphs import run_module
+    from export.grounding_dino.reference import run_reference
+
+    specs = _specs(model, config, tokenizer)
+    sessions = {
+        name: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for name, path in graphs.items()
+    }
+    for name, session in sessions.items():
+        names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
+        if names != (list(specs[name].feeds), list(specs[name].outputs)):
+            raise EngineError(f"The graph {name} has other inputs or outputs than its module.", got=names)
+    worst = dict.fromkeys(graphs, 0.0)
+    for index, (height, width) in enumerate(sizes):
+        caption = tokenizer.encode(_CAPTIONS[index % len(_CAPTIONS)])
+        image = example_image(height, width)
+        feeds = _feeds(image, caption, config)
+        made: dict[str, np.ndarray] = {}
+        for name in ("backbone", "text_encoder", "decoder"):
+            given = {key: {**feeds, **made}[key] for key in specs[name].feeds}
+            expected = run_module(specs[name], given)
+            got = dict(zip(specs[name].outputs, sessions[name].run(None, given), strict=True))
+            worst[name] = max(worst[name], _difference(name, got, expected))
+            made |= got
+        reference = run_reference(model, image, caption.input_ids, tokenizer.delimiter_ids)
+        _accept_matched(made, reference, TOLERANCES["decoder"], f"{height}x{width}")
+    for name, difference in worst.items():
+        if not difference <= TOLERANCES[name]:
+            raise EngineError(
+                f"The graph {name} differs from its model.", expected=f"at most {TOLERANCES[name]}", got=difference
+            )
+    return worst
+
+
+def match_detections(
+    got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], threshold: float = 0.25
+) -> tuple[int, float, float]:
+    """Match every box scoring above `threshold` on either side with the nearest of the other side.
+
+    Rounding may swap the ranks of near-equal proposals, so rows are not compared one by one.
+
+    Args:
+        got, expected: `logits` [1, Q, T] and `boxes` [1, Q, 4].
+
+    Returns:
+        How many boxes were compared, the largest difference of boxes (0..1) and of token probabilities.
+    """
+    sides = [(_probabilities(side["logits"][0]), side["boxes"][0]) for side in (got, expected)]
+    count, boxes, scores = 0, 0.0, 0.0
+    for (probabilities, places), (others, targets) in (sides, sides[::-1]):
+        for row in np.flatnonzero(probabilities.max(axis=-1) > threshold):
+            box = np.abs(targets - places[row]).max(axis=-1)
+            score = np.abs(others - probabilities[row]).max(axis=-1)
+            nearest = np.argmin(box + score)
+            count, boxes, scores = count + 1, max(boxes, float(box[nearest])), max(scores, float(score[nearest]))
+    return count, boxes, scores
+
+
+def example_image(height: int, width: int) -> np.ndarray:
+    """A normalised image, float32 [1, 3, H, W], of smooth shapes: deterministic, and no two places alike."""
+    y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
+    waves = [np.sin(2 * np.pi * (a * x + b * y + c * x * y)) for a, b, c in ((3, 1, 2), (1, 4, -3), (-2, 2, 5))]
+    disc = ((x - 0.3) ** 2 + (y - 0.6) ** 2 < 0.03) * 1.5
+    return (np.stack(waves) + disc).astype(np.float32)[None]
+
+
+def _load(
+    variant: str, checkpoint: Path | None, folder: Path | None, seed: int | None
+) -> tuple[GroundingDinoForObjectDetection, dict[str, Any]]:
+    from export.grounding_dino.checkpoint import build_model, load_folder, load_official
+    from export.grounding_dino.seeding import seeded_weights
+
+    if folder is not None:
+        model = load_folder(folder)
+        weights = folder / "model.safetensors"
+        return model, source_of(weights if weights.is_file() else folder / "pytorch_model.bin", None)
+    source = source_of(checkpoint, seed)
+    config = transformers_config(variant)
+    if checkpoint is not None:
+        return build_model(config, load_official(checkpoint, config)), source
+    assert seed is not None
+    return build_model(config, seeded_weights(config, seed)), source
+
+
+def _feeds(image: np.ndarray, caption: CaptionTokens, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    height, width = image.shape[2:]
+    return {
+        "image": image,
+        "input_ids": caption.input_ids,
+        "position_ids": caption.position_ids,
+        "attention_mask": caption.attention_mask,
+        **backbone_tables(height, width, config),
+        **decoder_tables(height, width, config),
+    }
+
+
+def _specs(
+    model: GroundingDinoForObjectDetection, config: Mapping[str, Any], tokenizer: CaptionTokenizer
+) -> dict[str, GraphSpec]:
+    from export.grounding_dino.backbone import Backbone
+    from export.grounding_dino.decoder import Decoder
+    from export.grounding_dino.graphs import GraphSpec
+    from export.grounding_dino.text_encoder import TextEncoder
+
+    image, caption = example_image(*_TRACED), tokenizer.encode(_CAPTIONS[0])
+    feeds = _feeds(image, caption, config)
+    backbone, decoder = tuple(backbone_tables(*_TRACED, config)), tuple(decoder_tables(*_TRACED, config))
+    width = config["d_model"]
+    tokens = sum(
+        len(feeds[f"row_centres_{level}"]) * len(feeds[f"column_centres_{level}"]) for level in range(4)
+    )
+    features = np.zeros((1, tokens, width), np.float32)
+    text_features = np.zeros((1, len(caption), width), np.float32)
+    text_axes = {"position_ids": {1: "T"}, "attention_mask": {1: "T", 2: "T"}}
+    return {
+        "backbone": GraphSpec(
+            module=Backbone(model).eval(),
+            feeds={"image": image, **{name: feeds[name] for name in backbone}},
+            tables=backbone,
+            axes={"image": {2: "H", 3: "W"}, **_backbone_axes(backbone)},
+            outputs=("features",),
+        ),
+        "text_encoder": GraphSpec(
+            module=TextEncoder(model).eval(),
+            feeds={name: feeds[name] for name in ("input_ids", "position_ids", "attention_mask")},
+            tables=(),
+            axes={"input_ids": {1: "T"}, **text_axes},
+            outputs=("text_features",),
+        ),
+        "decoder": GraphSpec(
+            module=Decoder(model).eval(),
+            feeds={
+                "features": features,
+                "text_features": text_features,
+                "position_ids": feeds["position_ids"],
+                "attention_mask": feeds["attention_mask"],
+                **{name: feeds[name] for name in decoder},
+            },
+            tables=decoder,
+            axes={"features": {1: "L"}, "text_features": {1: "T"}, **text_axes, **_decoder_axes()},
+            outputs=("logits", "boxes"),
+        ),
+    }
+
+
+def _backbone_axes(names: tuple[str, ...]) -> dict[str, dict[int, str]]:
+    axes = {"stride": {0: "N4"}}
+    for name in names:
+        kind, _, stage = name.rpartition("_")
+        if kind == "merge":
+            axes[name] = {0: f"N{int(stage) + 1}"}
+        elif kind in ("windows", "shifted", "kinds"):
+            axes[name] = {0: f"W{stage}"}
+        elif kind in ("unwindows", "unshifted"):
+            axes[name] = {0: f"N{stage}"}
+    return axes
+
+
+def _decoder_axes() -> dict[str, dict[int, str]]:
+    axes: dict[str, dict[int, str]] = {}
+    for level in range(4):
+        for prefix, axis in (("rows", f"h{level}"), ("columns", f"w{level}")):
+            axes[f"{prefix}_{level}"] = {0: axis}
+            axes[f"{prefix[:-1]}_centres_{level}"] = {0: axis}
+    return axes
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.maximum(logits.astype(np.float64), -80)))
+
+
+def _difference(name: str, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    for key, value in expected.items():
+        if got[key].shape != value.shape or not np.isfinite(got[key]).all():
+            raise EngineError(
+                f"The output {key} of {name} is wrong.", expected=f"finite {value.shape}", got=got[key].shape
+            )
+    if name != "decoder":
+        return max(float(np.abs(got[key] - value).max()) for key, value in expected.items())
+    _, boxes, scores = match_detections(got, expected, threshold=0.0)
+    return max(boxes, scores)
+
+
+def _accept_matched(
+    got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float, where: str
+) -> None:
+    count, boxes, scores = match_detections(got, expected, threshold=0.05)
+    if max(boxes, scores) > tolerance:
+        raise EngineError(
+            f"Detections at {where} differ from transformers' model.",
+            expected=f"at most {tolerance}",
+            got=f"boxes {boxes:.1e}, scores {scores:.1e}, over {count} boxes",
+        )

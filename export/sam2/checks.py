@@ -1,0 +1,109 @@
+"""Every exported graph proves itself against the official modules before it is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from alref_edge.errors import EngineError
+from export.sam2 import reference
+from export.sam2.graphs import Graph
+from export.sam2.reference import Arrays, Moment
+
+ABSOLUTE = 1e-3
+RELATIVE = 1e-4  # of the reference's standard deviation
+BFLOAT16 = 2.0**-7  # memories are rounded: neighbouring values differ by this much of themselves
+
+
+def check_graphs(model: Any, graphs: Mapping[str, Graph], paths: Mapping[str, Path], *, seed: int = 0) -> dict[str, float]:
+    """Run every graph in ONNX Runtime beside the official modules: names, shapes, then values.
+
+    Returns:
+        by graph, the absolute tolerance that its outputs were held to.
+
+    Raises:
+        EngineError: a graph differs from its official module.
+    """
+    rng = np.random.default_rng(seed)
+    runs: dict[str, tuple[Arrays, Arrays]] = {}
+    image = _image(rng, model.image_size)
+    features = reference.image_encoder(model, image)
+    runs["image_encoder"] = ({"image": image}, features)
+
+    mask = _masks(rng, model.image_size)
+    conditioned = reference.mask_prompt(model, features, mask)
+    runs["mask_prompt"] = ({**features, "mask": mask}, conditioned)
+
+    given = {"low_res": conditioned["low_res"], "object_score": conditioned["object_score"]}
+    remembered = reference.memory_encoder(model, features, **given)
+    runs["memory_encoder"] = ({"embed": features["embed"], **given}, remembered)
+
+    coords = rng.uniform(0, model.image_size, (2, 3, 2)).astype(np.float32)
+    labels = np.array([[2, 3, 0], [1, 0, 1]], np.int32)
+    logits = (conditioned["low_res"] * 0.3).astype(np.float32)
+    padded = {
+        "point_coords": np.concatenate((coords, np.zeros((2, 1, 2), np.float32)), axis=1),
+        "point_labels": np.concatenate((labels, np.full((2, 1), -1, np.int32)), axis=1),
+    }
+    feeds = {**features, **padded, "mask_input": logits, "has_mask": np.ones((2, 1), np.float32)}
+    runs["prompt"] = (feeds, reference.prompt(model, features, coords, labels, logits))
+
+    past = [
+        Moment(frame, frame == 2, torch.from_numpy(remembered["memory"]), torch.from_numpy(conditioned["pointer"]))
+        for frame in (2, 9)
+    ]
+    feeds = {**features, **reference.track_feeds(model, past, 10, 40)}
+    runs["track"] = (feeds, reference.track(model, features, past, 10, 40))
+    return {name: check(graphs[name], paths[name], *runs[name]) for name in graphs}
+
+
+def check(graph: Graph, path: Path, feeds: Arrays, expected: Arrays) -> float:
+    """Compare one graph's outputs with the official ones and return the absolute tolerance.
+
+    Raises:
+        EngineError: names, shapes or values differ.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, torch.get_num_threads())
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
+    if names != (list(graph.inputs), list(graph.outputs)):
+        raise EngineError(f"{path.name}: names differ.", expected=(list(graph.inputs), list(graph.outputs)), got=names)
+    outputs = dict(zip(graph.outputs, session.run(None, {name: feeds[name] for name in graph.inputs}), strict=True))
+    widest = ABSOLUTE
+    for name, wanted in expected.items():
+        got = outputs[name]
+        if got.shape != wanted.shape:
+            raise EngineError(f"{path.name}: the shape of {name} differs.", expected=wanted.shape, got=got.shape)
+        limit = max(ABSOLUTE, RELATIVE * float(wanted.std()))
+        widest = max(widest, limit)
+        allowed = limit + (BFLOAT16 * np.abs(wanted) if name == "memory" else 0.0)
+        difference = np.abs(got - wanted)
+        if not bool(np.all(difference <= allowed)):
+            raise EngineError(
+                f"{path.name}: {name} differs from the official module.",
+                expected=f"at most {limit:.2g}",
+                got=f"{float(np.nanmax(difference)):.3g} at standard deviation {float(wanted.std()):.3g}",
+                mend="export with the pinned versions of export/constraints.txt.",
+            )
+    return widest
+
+
+def _image(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A smooth random image, normalised: [1,3,S,S]."""
+    coarse = torch.from_numpy(rng.standard_normal((1, 3, 24, 24)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+    return np.ascontiguousarray(smooth.numpy() + 0.05 * rng.standard_normal((1, 3, size, size)).astype(np.float32))
+
+
+def _masks(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Two discs: [2,1,S,S] of 0 and 1."""
+    y, x = np.mgrid[:size, :size] / size
+    centres = rng.uniform(0.3, 0.7, (2, 2))
+    discs = [(y - cy) ** 2 + (x - cx) ** 2 < 0.03 for cy, cx in centres]
+    return np.stack(discs)[:, None].astype(np.float32)

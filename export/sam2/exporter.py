@@ -1,0 +1,73 @@
+"""SAM 2 and SAM 2.1 as a bundle's component."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from export.bundle import ComponentSpec, source_of
+from export.sam2.build import build_model
+from export.sam2.checks import check_graphs
+from export.sam2.graphs import graphs_of
+from export.sam2.onnx_files import write_onnx
+from export.sam2.variants import variant_of
+
+LICENCE = "Apache-2.0"
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # sam2.utils.misc.load_video_frames
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+def export_sam2(
+    variant: str, out_dir: Path, *, checkpoint: Path | None = None, seed: int | None = None
+) -> ComponentSpec:
+    """Export the five float32 graphs of a variant and check each against the official modules.
+
+    Args:
+        variant: a key of `VARIANTS`, such as "sam2.1_tiny".
+        out_dir: folder for the `.onnx` files.
+        checkpoint: official `.pt`.
+        seed: of random weights, where there is no checkpoint.
+
+    Raises:
+        InputError: unknown variant, or weights that are not its own.
+        EngineError: an exported graph does not match the official module.
+    """
+    family = variant_of(variant).family
+    source = source_of(checkpoint, seed)
+    model = build_model(variant, checkpoint, seed=seed)
+    graphs = graphs_of(model)
+    paths = {name: out_dir / f"{name}.onnx" for name in graphs}
+    for name, graph in graphs.items():
+        write_onnx(graph, paths[name])
+    return ComponentSpec(
+        name="sam2",
+        variant=variant,
+        precision="float32",
+        source=source,
+        licence=LICENCE,
+        config=runtime_config(model, family),
+        graphs=paths,
+        tolerances=check_graphs(model, graphs, paths),
+    )
+
+
+def runtime_config(model: Any, family: str) -> dict[str, Any]:
+    """What the runtime has to know of a model: sizes, memory policy, multimask policy, normalisation."""
+    decoder = model.sam_mask_decoder
+    return {
+        "family": family,
+        "image_size": model.image_size,
+        "hidden_dim": model.hidden_dim,
+        "mem_dim": model.mem_dim,
+        "num_maskmem": model.num_maskmem,
+        "max_obj_ptrs_in_encoder": model.max_obj_ptrs_in_encoder,
+        "pointer_tpos": bool(model.add_tpos_enc_to_obj_ptrs),
+        "pointer_tpos_signed": bool(model.use_signed_tpos_enc_to_obj_ptrs),
+        "only_past_pointers": bool(model.only_obj_ptrs_in_the_past_for_eval),
+        "multimask_min_points": model.multimask_min_pt_num,
+        "multimask_max_points": model.multimask_max_pt_num,
+        "stability_delta": decoder.dynamic_multimask_stability_delta,
+        "stability_threshold": decoder.dynamic_multimask_stability_thresh,
+        "pixel_mean": list(PIXEL_MEAN),
+        "pixel_std": list(PIXEL_STD),
+    }
