@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-try:
-    __version__ = version("alref-edge")
-except PackageNotFoundError:  # run from a clone that was not installed
-    __version__ = "0.0.0"
 
 _HOMES = {
     "AlrefError": "alref_edge.errors",
@@ -29,8 +23,19 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for, so that importing the package loads no backend."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'alref_edge' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("alref-edge")
+    except PackageNotFoundError:  # run from a clone that was not installed
+        return "0.0.0"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO, T
 
 import typer
 
-from alref_edge import __version__
 from alref_edge.errors import AlrefError, InputError
 
 if TYPE_CHECKING:
@@ -60,9 +59,9 @@ def _guarded(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        signal.signal(signal.SIGTERM, _terminated)
         try:
-            return command(*args, **kwargs)
+            with _ended_by_sigterm():
+                return command(*args, **kwargs)
         except AlrefError as error:
             if kwargs.get("debug"):
                 raise
@@ -73,6 +72,19 @@ def _guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(130) from error
 
     return run
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM unwinds the program like an error, so that partial output is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -88,6 +100,8 @@ def _say(text: str, colour: str | None = None) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from alref_edge import __version__
+
         typer.echo(f"alref-edge {__version__}")
         raise typer.Exit
 
@@ -141,7 +155,9 @@ def run(
     chosen = _selector(selector, pivots)
     source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}))  # type: ignore[arg-type]
     with (
-        ResultFolder(out or Path(f"{Path(os.path.abspath(video)).stem}-alref"), overwrite=overwrite) as folder,
+        ResultFolder(
+            out or Path(f"{Path(os.path.abspath(video)).stem}-alref"), overwrite=overwrite, masks=masks, overlay=overlay
+        ) as folder,
         Pipeline.from_bundle(bundle, device, allow_fallback=allow_fallback, threads=threads) as pipeline,
         _progress_line() as progress,
     ):
@@ -157,7 +173,7 @@ def run(
                 spill_dir=folder.partial,
             )
         )
-        record = folder.write(results, source, masks=masks, overlay=overlay, watch=Watch(progress=progress))  # type: ignore[arg-type]
+        record = folder.write(results, source, Watch(progress=progress))
     for warning in record["warnings"]:
         if warning not in pipeline.warnings:
             _say(f"warning: {warning}", colour=typer.colors.YELLOW)
@@ -201,7 +217,7 @@ def _settings(settings: RvosSettings, fill_holes: int | None, max_pivots: int | 
 def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:
     """Nothing of what is printed without `--json` depends on the machine or the hour."""
     if as_json:
-        typer.echo(json.dumps(record, indent=1, ensure_ascii=not _speaks_utf8()))
+        _print_json(record)
         return
     for entry in record["sentences"]:
         pivots = ", ".join(f"frame {pivot['frame']} ({pivot['score']:.2f})" for pivot in entry["pivots"]) or "none"
@@ -210,8 +226,10 @@ def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:
     typer.echo(f"{record['input']['frames']} frames, {len(record['sentences'])} sentences: {out}")
 
 
-def _speaks_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+def _print_json(values: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(values, indent=1, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
 
 
 @app.command()
@@ -221,11 +239,14 @@ def doctor(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what is installed, which execution providers really work, and what is missing. Exits 0 if videos can be run."""
+    """Say what is installed, what works, and what is missing; exits 0 if videos can be run."""
     from alref_edge.doctor import examine
 
     report = examine(bundle)
-    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else report.to_text())
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        typer.echo(report.to_text())
     if not report.can_run:
         raise typer.Exit(1)
 
@@ -246,7 +267,7 @@ def bundle_verify(
             for name, entry in manifest.components.items()
         }
         facts = {"name": manifest.name, "sha256": bundle.sha256, "trained": manifest.trained, "components": components}
-        typer.echo(json.dumps(facts, indent=1))
+        _print_json(facts)
         return
     typer.echo(f"{manifest.name}: whole, {len(manifest.files)} files, {bundle.sha256}")
     for name, entry in manifest.components.items():
@@ -257,10 +278,16 @@ def bundle_verify(
 
 @app.command()
 @_guarded
-def sample(path: Annotated[Path, typer.Argument(help="The video to write.")], debug: Debug = False) -> None:
+def sample(
+    path: Annotated[Path, typer.Argument(help="The video to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    debug: Debug = False,
+) -> None:
     """Write a small generated clip with moving shapes, to try things on."""
     from alref_edge.media.sample import write_sample_clip
 
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already.", mend="give another name, or replace it with --overwrite.")
     write_sample_clip(path)
     typer.echo(f"wrote {path}")
 

@@ -70,9 +70,9 @@ class Report:
         """The report for a person."""
         lines = [f"{name} {version}" for name, version in self.versions.items()]
         for finding in self.findings:
-            lines.append(f"[{finding.state:^7}] {finding.name}" + (f": {finding.detail}" if finding.detail else ""))
+            lines.append(f"{finding.state:<8} {finding.name}" + (f": {finding.detail}" if finding.detail else ""))
             if finding.mend:
-                lines.append(f"          {finding.mend}")
+                lines.append(f"         {finding.mend}")
         lines.append("videos can be run" if self.can_run else "videos cannot be run yet")
         return "\n".join(lines)
 

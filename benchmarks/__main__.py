@@ -9,6 +9,7 @@ PROGRAMS = {
     "components": "each graph beside the official PyTorch module, in one run",
     "reference": "the official pipeline's structure beside `alref-edge run`: boxes, masks, times",
     "sharing": "ten sentences on one clip beside ten runs",
+    "vectors": "make tests/vectors: the official answers on the shipped weights",
     "memory": "resident memory over a long video",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from alref_edge.bundle import Component
-from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer
 from alref_edge.runtime import SessionOptions, open_session
+from benchmarks.official_side import ROOT, reference_python
 
 Case = tuple[str, Callable[[], object], Callable[[], object]]
-ROOT = Path(__file__).parent.parent
 SIZES = {"nano": (320, 427)}
 SIZE = (750, 1333)  # a 540x960 frame after the official resize
 CAPTION = "the small dog on the left of the red car."
@@ -67,13 +65,6 @@ def cases(variant: str, component: Component, threads: int) -> Iterator[Case]:
 def _worker(folder: Path, variant: str, component: Component, image: np.ndarray, threads: int) -> subprocess.Popen[str]:
     from export.grounding_dino import save_seeded_checkpoint
 
-    python = os.environ.get("ALREF_REFERENCE_PYTHON")
-    if not python:
-        raise InputError(
-            "The reference environment is not named.",
-            expected="its python in ALREF_REFERENCE_PYTHON",
-            mend="bash benchmarks/official/install.sh FOLDER",
-        )
     save_seeded_checkpoint(variant, 0, folder / "official.pth")
     np.save(folder / "image.npy", image)
     settings = {
@@ -85,7 +76,7 @@ def _worker(folder: Path, variant: str, component: Component, image: np.ndarray,
         "threads": threads,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    command = [python, "-m", "benchmarks.official.grounding_dino_worker", str(folder / "settings.json")]
+    command = [reference_python(), "-m", "benchmarks.official.grounding_dino_worker", str(folder / "settings.json")]
     worker = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -1,4 +1,4 @@
-"""The official pipeline's structure beside ours: same weights, frames, sentences and recorded answers.
+"""The official pipeline's structure beside ours: the shipped weights, frames, sentences and recorded answers.
 
 The official side runs in the reference environment (ALREF_REFERENCE_PYTHON), sentence by sentence as the official code
 does; ours runs all sentences of a video together. Compared are the boxes of pivots and every mask; both are timed.
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alref_edge.errors import InputError
+from alref_edge.bundle import Bundle
+from benchmarks.official_side import ROOT, official_checkpoints, run_official
 from benchmarks.timing import environment
 
-ROOT = Path(__file__).parent.parent
 SENTENCES = ("the red square", "a small dog on the left", "the person that moves right")
 
 
@@ -32,7 +32,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("video", nargs="?", type=Path, default=ROOT.parent / "shared/media/bedroom.mp4")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args(argv)
 
@@ -53,10 +52,9 @@ def main(argv: list[str]) -> int:
 
 def _compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     frames = _frames(arguments.video, arguments.frames, folder / "frames")
-    bundle, checkpoints = _weights(folder, arguments.seed)
     answers = _answers(len(frames))
-    official, official_s = _official(folder, checkpoints, answers, arguments.threads)
-    ours, ours_s = _ours(folder, bundle, answers, arguments.threads)
+    official, official_s = _official(folder, answers, arguments.threads)
+    ours, ours_s = _ours(folder, answers, arguments.threads)
     rows = [_row(theirs, mine, frames[0]) for theirs, mine in zip(official, ours, strict=True)]
     return {
         "program": "reference",
@@ -77,37 +75,9 @@ def _frames(video: Path, count: int, folder: Path) -> list[Path]:
     from alref_edge.media import open_video
 
     folder.mkdir()
-    with open_video(video) as source:
-        for index, image in source.frames(stop=count):
-            Image.fromarray(image).save(folder / f"{index:05d}.jpg", quality=95)
+    for index, image in open_video(video).frames(stop=count):
+        Image.fromarray(image).save(folder / f"{index:05d}.jpg", quality=95)
     return sorted(folder.iterdir())
-
-
-def _weights(folder: Path, seed: int) -> tuple[Path, dict[str, Any]]:
-    """A nano bundle, and the official-format checkpoints that it was exported from."""
-    from export.bundle import add_to_bundle
-    from export.grounding_dino import export_grounding_dino
-    from export.grounding_dino import save_seeded_checkpoint as save_grounding
-    from export.sam2 import export_sam2
-    from export.sam2 import save_seeded_checkpoint as save_sam2
-
-    save_sam2("sam2.1_nano", seed, folder / "sam2.pt")
-    save_grounding("nano", seed, folder / "grounding_dino.pth")
-    bundle = folder / "bundle"
-    for name, export in (("sam2", export_sam2), ("grounding_dino", export_grounding_dino)):
-        made = folder / f"made-{name}"
-        made.mkdir()
-        variant, suffix = ("sam2.1_nano", "pt") if name == "sam2" else ("nano", "pth")
-        bundle.mkdir(exist_ok=True)
-        add_to_bundle(bundle, export(variant, made, checkpoint=folder / f"{name}.{suffix}"))
-    return bundle, {
-        "sam2": {"variant": "sam2.1_nano", "checkpoint": str(folder / "sam2.pt")},
-        "grounding_dino": {
-            "variant": "nano",
-            "checkpoint": str(folder / "grounding_dino.pth"),
-            "vocab": str(bundle / "grounding_dino" / "vocab.txt"),
-        },
-    }
 
 
 def _answers(frames: int) -> list[dict[str, Any]]:
@@ -126,16 +96,7 @@ def _answers(frames: int) -> list[dict[str, Any]]:
     ]
 
 
-def _official(
-    folder: Path, checkpoints: dict[str, Any], answers: list[dict[str, Any]], threads: int
-) -> tuple[list[dict[str, Any]], float]:
-    python = os.environ.get("ALREF_REFERENCE_PYTHON")
-    if not python:
-        raise InputError(
-            "The reference environment is not named.",
-            expected="its python in ALREF_REFERENCE_PYTHON",
-            mend="bash benchmarks/official/install.sh FOLDER",
-        )
+def _official(folder: Path, answers: list[dict[str, Any]], threads: int) -> tuple[list[dict[str, Any]], float]:
     out = folder / "official"
     job = {
         "frames": str(folder / "frames"),
@@ -145,24 +106,21 @@ def _official(
         "box_threshold": 0.25,
         "text_threshold": 0.2,
         "top": 3,
-        **checkpoints,
+        **official_checkpoints(Bundle.open(), folder),
     }
     (folder / "job.json").write_text(json.dumps(job))
-    command = [python, "-m", "benchmarks.official.rvos_pipeline", str(folder / "job.json")]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run_official("rvos_pipeline", str(folder / "job.json"))
     results = json.loads((out / "result.json").read_text())
     for number, result in enumerate(results):
         result["masks_thw"] = np.load(out / f"{number:02d}.npz")["masks_thw"]
     return results, sum(result["seconds"] for result in results)
 
 
-def _ours(
-    folder: Path, bundle: Path, answers: list[dict[str, Any]], threads: int
-) -> tuple[list[dict[str, Any]], float]:
+def _ours(folder: Path, answers: list[dict[str, Any]], threads: int) -> tuple[list[dict[str, Any]], float]:
     pivots = folder / "pivots.json"
     pivots.write_text(json.dumps({"schema": "alref-edge.pivots/1", "sentences": answers}))
     out = folder / "ours"
-    command = [sys.executable, "-m", "alref_edge", "run", str(folder / "frames"), "--bundle", str(bundle)]
+    command = [sys.executable, "-m", "alref_edge", "run", str(folder / "frames")]
     for answer in answers:
         command += ["--text", answer["text"]]
     command += ["--selector", "replay", "--pivots", str(pivots), "--out", str(out), "--no-overlay"]

@@ -44,8 +44,9 @@ class Pipeline:
     Made by `from_bundle`. Graphs are loaded when first needed, and kept.
     """
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, warnings: Sequence[str] = ()) -> None:
         self._networks = networks
+        self._warnings = tuple(warnings)
 
     @classmethod
     def from_bundle(
@@ -71,8 +72,12 @@ class Pipeline:
         from alref_edge.runtime.providers import resolve
 
         options = SessionOptions(threads=threads, allow_fallback=allow_fallback)
-        resolve(device, allow_fallback=allow_fallback)
-        return cls(Networks(Bundle.open(None if path is None else Path(path)), device, options))
+        placement = resolve(device, allow_fallback=allow_fallback)
+        fell_back = device.startswith("cuda") and placement.device == "cpu"
+        warnings = (
+            [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
+        )
+        return cls(Networks(Bundle.open(None if path is None else Path(path)), device, options), warnings)
 
     @property
     def bundle(self) -> Bundle:
@@ -81,10 +86,13 @@ class Pipeline:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What holds for every result of this pipeline: that its weights are not trained."""
+        """What holds for every result of this pipeline: weights that are not trained, another device than asked for."""
         if self.bundle.manifest.trained:
-            return ()
-        return (f"untrained: the bundle {self.bundle.manifest.name!r} has random weights, its masks mean nothing",)
+            return self._warnings
+        return (
+            *self._warnings,
+            f"untrained: the bundle {self.bundle.manifest.name!r} has random weights, its masks mean nothing",
+        )
 
     @property
     def settings(self) -> RvosSettings:

@@ -19,6 +19,9 @@ class Grounder:
         detector: gives Grounding DINO; called when a sentence or a frame needs it, not before.
         settings: thresholds.
         watch: counts and times.
+
+    Attributes:
+        images: the frames shown now, RGB uint8 `[H, W, 3]` by index.
     """
 
     def __init__(self, detector: Callable[[], GroundingDino], settings: RvosSettings, watch: Watch) -> None:
@@ -26,7 +29,7 @@ class Grounder:
         self._settings = settings
         self._watch = watch
         self._texts: dict[str, TextFeatures] = {}
-        self._images: dict[int, np.ndarray] = {}
+        self.images: Mapping[int, np.ndarray] = {}
         self._features: dict[int, ImageFeatures] = {}
         self._found: dict[tuple[int, str], Detections] = {}
 
@@ -44,10 +47,10 @@ class Grounder:
 
     def show(self, images: Mapping[int, np.ndarray]) -> None:
         """Put frames, RGB uint8 `[H, W, 3]` by index, in the place of those before; frame 0 stays if it was one."""
-        kept = {frame: image for frame, image in self._images.items() if frame == 0}
-        self._images = {**kept, **images}
-        self._features = {frame: each for frame, each in self._features.items() if frame in self._images}
-        self._found = {key: each for key, each in self._found.items() if key[0] in self._images}
+        kept = {frame: image for frame, image in self.images.items() if frame == 0}
+        self.images = {**kept, **images}
+        self._features = {frame: each for frame, each in self._features.items() if frame in self.images}
+        self._found = {key: each for key, each in self._found.items() if key[0] in self.images}
 
     def boxes(self, frame: int, sentence: str) -> Detections:
         """At most `boxes_per_frame` boxes of a sentence on a frame shown, best first; remembered while it is shown."""
@@ -68,7 +71,7 @@ class Grounder:
         detector, counters = self._loaded(), self._watch.counters
         with self._watch.stage("ground"):
             if frame not in self._features:
-                self._features[frame] = detector.encode_image(self._images[frame])
+                self._features[frame] = detector.encode_image(self.images[frame])
                 counters.grounding_backbone += 1
             counters.grounding_decoder += 1
             return detector.detect(

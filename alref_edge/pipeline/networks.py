@@ -33,13 +33,12 @@ class Networks:
         self._check_open()
         return GroundingDino.from_component(self.bundle.component("grounding_dino"), self.device, options=self._options)
 
-    @cached_property
     def image_predictor(self) -> Sam2ImagePredictor:
-        """Masks for boxes, on the graphs that the tracker uses too."""
+        """Masks for boxes; cheap to make, on the graphs that the tracker uses too."""
         return Sam2ImagePredictor(self._sam2)
 
     def tracker(self, *, fill_hole_area: int = 0, max_pivots_in_attention: int | None = None) -> Sam2VideoTracker:
-        """Masks through time; a tracker is cheap to make, its graphs are shared."""
+        """Masks through time; cheap to make, on the same graphs."""
         return Sam2VideoTracker(
             self._sam2, fill_hole_area=fill_hole_area, max_pivots_in_attention=max_pivots_in_attention
         )
@@ -63,7 +62,6 @@ class Networks:
             network = self.__dict__.pop(attribute, None)
             if network is not None:
                 network.close()
-        self.__dict__.pop("image_predictor", None)
         self._closed = True
 
     def _check_open(self) -> None:

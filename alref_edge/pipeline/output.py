@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +27,7 @@ from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
 OVERLAY = "overlay.mp4"
-MaskFormat = Literal["png", "rle", "none"]
-_MASK_FORMATS = get_args(MaskFormat)
+_MASK_FORMATS = ("png", "rle", "none")
 
 
 class ResultFolder:
@@ -43,12 +42,24 @@ class ResultFolder:
     Args:
         path: its name.
         overwrite: replace a result that is there; anything else than an earlier result is never replaced.
+        masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
+        overlay: also write a video with the masks drawn over the frames.
 
     Raises:
-        InputError: something is there already, or the folder cannot be made.
+        InputError: something is there already, the folder cannot be made, or there is no such form of masks.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        masks: str = "png",
+        overlay: bool = True,
+    ) -> None:
+        if masks not in _MASK_FORMATS:
+            raise InputError("There is no such form of masks.", expected=", ".join(_MASK_FORMATS), got=masks)
+        self._masks, self._overlay = masks, overlay
         self.path = Path(os.path.abspath(path))
         self._check_free(overwrite)
         self._made: list[Path] = []
@@ -63,41 +74,29 @@ class ResultFolder:
             self._remove_parents()
             raise _unwritable(self.path, error) from error
 
-    def write(
-        self,
-        results: Sequence[RvosResult],
-        source: VideoSource,
-        *,
-        masks: MaskFormat = "png",
-        overlay: bool = True,
-        watch: Watch | None = None,
-    ) -> dict[str, Any]:
+    def write(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch | None = None) -> dict[str, Any]:
         """Write what a run came to.
 
         Args:
             results: all of one run.
             source: the video, decoded once more for the overlay.
-            masks: an indexed PNG a frame, COCO run-length encodings, or none.
-            overlay: also write a video with the masks drawn over the frames.
             watch: times and reports.
 
         Returns:
             What `result.json` holds.
 
         Raises:
-            InputError: the disk is full, or a value is none of those above.
+            InputError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
-        if masks not in _MASK_FORMATS:
-            raise InputError("There is no such form of masks.", expected=_MASK_FORMATS, got=masks)
         watch = watch or Watch()
         warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
         entries = []
         try:
             for result in results:
                 with watch.stage("write"):
-                    entries.append({**_entry(result), "masks": self._write_masks(result, masks, len(results), watch)})
-            if overlay:
+                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), watch)})
+            if self._overlay:
                 warnings += self._write_overlay(results, source, watch)
             run = results[0].run
             record = {
@@ -109,7 +108,7 @@ class ResultFolder:
                 "selector": run.selector,
                 "settings": asdict(run.settings),
                 "sentences": entries,
-                "overlay": OVERLAY if overlay else None,
+                "overlay": OVERLAY if self._overlay else None,
                 "counters": dict(run.counters),
                 "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
                 "warnings": warnings,
@@ -122,14 +121,14 @@ class ResultFolder:
         self._done = True
         return record
 
-    def _write_masks(self, result: RvosResult, form: MaskFormat, count: int, watch: Watch) -> dict[str, str]:
-        if form == "none":
+    def _write_masks(self, result: RvosResult, count: int, watch: Watch) -> dict[str, str]:
+        if self._masks == "none":
             return {"format": "none"}
         name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.sentence)}"
         done, total = result.index * result.frame_count, count * result.frame_count
         where = self.partial / "masks"
         where.mkdir(exist_ok=True)
-        if form == "rle":
+        if self._masks == "rle":
             with (where / f"{name}.json").open("w", encoding="ascii") as file:
                 for frame, rle in result.rles():
                     file.write(("[\n" if frame == 0 else ",\n") + json.dumps(rle))

@@ -80,48 +80,50 @@ def segment_video(
         masks: where masks go, by number of the sentence and frame.
         cache_bytes: see `ObjectTracking`.
     """
-    frame_count = watch.counters.frames = source.frame_count()
+    watch.counters.frames = source.frame_count()
     grounder = Grounder(lambda: networks.detector, settings, watch)
     for query in queries:
         _check_given(query, source)
         if not query.given:
             grounder.read(query.text)
-
     tracking = ObjectTracking(networks, source, settings, watch, cache_bytes)
-    first_image: np.ndarray | None = None
-    for window, images in _look(source, frame_count, queries, settings, watch):
-        first_image = images.get(0, first_image)
-        grounder.show(images)
-        found = [
-            (number, pivot)
-            for number, query in enumerate(queries)
-            for pivot in _pivots_in(window, images, query, selector, grounder)
-        ]
-        _prompt(tracking, queries, found, images)
-
-    if first_image is not None:
+    try:
+        for window, images in _look(source, queries, settings, watch):
+            grounder.show(images)
+            found = [
+                (number, pivot)
+                for number, query in enumerate(queries)
+                for pivot in _pivots_in(window, images, query, selector, grounder)
+            ]
+            _prompt(tracking, queries, found, images)
         lost = [(number, query) for number, query in enumerate(queries) if not query.pivots]
         found = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder)]
-        _prompt(tracking, queries, found, {0: first_image})
+        _prompt(tracking, queries, found, grounder.images)
+        _follow(tracking, queries, watch, masks)
+    finally:
+        tracking.close()
 
+
+def _follow(tracking: ObjectTracking, queries: Sequence[Query], watch: Watch, masks: MaskStore) -> None:
+    """One sweep forward and one backward for all objects, each from its middle pivot."""
     starts = {number: query.start for number, query in enumerate(queries) if query.pivots}
-    for reverse in (False, True):
-        for result in tracking.sweep(starts, reverse=reverse) if starts else ():
+    for reverse in (False, True) if starts else ():
+        for result in tracking.sweep(starts, reverse=reverse):
             for row, number in enumerate(cast("tuple[int, ...]", result.object_ids)):
                 if not (reverse and result.frame == starts[number]):
                     with watch.stage("masks"):
                         masks.put(number, result.frame, result.mask_hw(row))
-    tracking.close()
 
 
 def _look(
-    source: VideoSource, frame_count: int, queries: Sequence[Query], settings: RvosSettings, watch: Watch
+    source: VideoSource, queries: Sequence[Query], settings: RvosSettings, watch: Watch
 ) -> Iterator[tuple[Window, Mapping[int, np.ndarray]]]:
     """The video's windows in order, with the frames that are needed of each; only one window's are held at a time.
 
     Needed are a segment's sampled frames where a selector is to look at them, the frames of given pivots, and frame 0
     where it may have to serve.
     """
+    frame_count = source.frame_count()
     cut = {window.index: window for window in windows(frame_count, settings)}
     wanted = {pivot.frame for query in queries for pivot in query.given or ()}
     if any(query.given is None for query in queries):
@@ -170,7 +172,8 @@ def _ground(query: Query, grounder: Grounder, segment: Segment, frame: int) -> D
 def _fall_back(query: Query, grounder: Grounder) -> list[Pivot]:
     """No segment gave a pivot: the best box on frame 0 at lower thresholds, or nothing."""
     found = grounder.fallback(query.text)
-    query.considered.setdefault(0, found)
+    if not query.considered.get(0):
+        query.considered[0] = found
     pivot = pivot_of(0, found)
     if pivot is None:
         query.warnings.append(NO_BOX)

@@ -12,7 +12,7 @@ import numpy as np
 
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
-from alref_edge.models.sam2 import FrameFeatures, FrameResult
+from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import RvosSettings
@@ -46,8 +46,10 @@ class ObjectTracking:
         self._cache: dict[int, FrameFeatures] = {}
         self._cache_room = cache_bytes
         self._pivots: dict[int, set[int]] = {}
+        self._predictors: dict[int, Sam2ImagePredictor] = {}
+        self._encoded: dict[int, int] = {}
         with watch.stage("load"):
-            self._image_predictor = networks.image_predictor
+            self._networks = networks
             self._state = networks.tracker(
                 fill_hole_area=settings.fill_hole_area, max_pivots_in_attention=settings.max_pivots_in_attention
             ).start(self._frame_count, source.info.height, source.info.width)
@@ -63,16 +65,24 @@ class ObjectTracking:
             boxes: object to box, float32 `[4]`, xyxy in pixels.
         """
         with self._watch.stage("prompt"):
-            self._image_predictor.set_image(image_hw3_u8)
-            masks_nhw, _, _ = self._image_predictor.predict_boxes(np.stack(list(boxes.values())))
+            masks_nhw, _, _ = self._predictor(frame, image_hw3_u8).predict_boxes(np.stack(list(boxes.values())))
             features = self._cache.get(frame) or self._state.encode(image_hw3_u8)
             for item, mask_hw in zip(boxes, masks_nhw, strict=True):
                 self._state.add_mask(frame, item, mask_hw, features)
-        self._watch.counters.encoded_image_predictor += 1
         self._pivots.setdefault(frame, set()).update(boxes)
         if frame not in self._cache and features.nbytes <= self._cache_room:
             self._cache[frame] = features
             self._cache_room -= features.nbytes
+
+    def _predictor(self, frame: int, image_hw3_u8: np.ndarray) -> Sam2ImagePredictor:
+        """The image predictor, the frame encoded. Frame 0 keeps one of its own: sentences may yet fall back on it."""
+        slot = min(frame, 1)
+        if self._encoded.get(slot) != frame:
+            predictor = self._predictors.setdefault(slot, self._networks.image_predictor())
+            predictor.set_image(image_hw3_u8)
+            self._watch.counters.encoded_image_predictor += 1
+            self._encoded[slot] = frame
+        return self._predictors[slot]
 
     def sweep(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
         """Follow every object from its own start to the end of the video, or back to its beginning.

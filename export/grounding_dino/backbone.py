@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from export.grounding_dino.checkpoint import relative_position_index
-from export.grounding_dino.layers import Affine, Norm
+from export.grounding_dino.layers import Affine, Norm, gelu
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -104,7 +104,7 @@ class _Block(nn.Module):
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
         mixed = self.output(mixed.transpose(1, 2).reshape(-1, self.heads * self.width))
         rows_nc = rows_nc + functional.embedding(tables[back], mixed)
-        return rows_nc + self.fc2(functional.gelu(self.fc1(self.norm2(rows_nc))))
+        return rows_nc + self.fc2(gelu(self.fc1(self.norm2(rows_nc))))
 
 
 class _Projection(nn.Module):

@@ -46,7 +46,7 @@ def load_official(path: Path, config: GroundingDinoConfig) -> Weights:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}.",
+            f"{path} cannot be read as a checkpoint: {_first_line(error)}.",
             expected="an official Grounding DINO .pth",
             mend="download it again, or give a transformers folder with --folder.",
         ) from error
@@ -98,7 +98,7 @@ def to_transformers(official: Mapping[str, torch.Tensor], config: GroundingDinoC
 
 
 def to_official(weights: Mapping[str, torch.Tensor], config: GroundingDinoConfig) -> Weights:
-    """The inverse of `to_transformers`, with the derived and unused tensors that `load_state_dict(strict=True)` wants."""
+    """The inverse of `to_transformers`, with the derived and unused tensors that a strict loading wants."""
     official = {
         name: torch.cat([weights[target] for target in targets]).clone() for name, targets in key_map(config).items()
     }
@@ -165,7 +165,7 @@ def load_folder(folder: Path) -> GroundingDinoForObjectDetection:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{folder} cannot be read as a transformers folder: {str(error).splitlines()[0]}",
+            f"{folder} cannot be read as a transformers folder: {_first_line(error)}",
             expected="config.json and model.safetensors of a grounding-dino model",
             mend="give the folder that save_pretrained wrote.",
         ) from error
@@ -187,6 +187,10 @@ def load_folder(folder: Path) -> GroundingDinoForObjectDetection:
             got=f"missing weights {missing[:4]}" if missing else "another structure",
         )
     return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
 
 
 def _shapes(config: GroundingDinoConfig) -> dict[str, tuple[int, ...]]:

@@ -292,9 +292,7 @@ class _Mlp(nn.Module):
 
 
 def _attention(attention: Any) -> Attention:
-    return Attention(
-        attention.query, attention.key, attention.value, attention.out_proj, attention.num_attention_heads
-    )
+    return Attention(attention.query, attention.key, attention.value, attention.out_proj, attention.num_attention_heads)
 
 
 def _inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:

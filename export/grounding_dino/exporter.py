@@ -221,9 +221,7 @@ def _specs(
     feeds = _feeds(image, caption, config)
     backbone, decoder = tuple(backbone_tables(*_TRACED, config)), tuple(decoder_tables(*_TRACED, config))
     width = config["d_model"]
-    tokens = sum(
-        len(feeds[f"row_centres_{level}"]) * len(feeds[f"column_centres_{level}"]) for level in range(4)
-    )
+    tokens = sum(len(feeds[f"row_centres_{level}"]) * len(feeds[f"column_centres_{level}"]) for level in range(4))
     features = np.zeros((1, tokens, width), np.float32)
     text_features = np.zeros((1, len(caption), width), np.float32)
     text_axes = {"position_ids": {1: "T"}, "attention_mask": {1: "T", 2: "T"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def write_graph(spec: GraphSpec, path: Path) -> Path:
         {axis: dimensions.setdefault(name, torch.export.Dim(name)) for axis, name in spec.axes.get(input_, {}).items()}
         for input_ in names
     ]
-    with torch.no_grad(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+    quiet = (redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings())
+    with torch.no_grad(), quiet[0], quiet[1], quiet[2]:
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Flat(spec.module, names, spec.tables).eval(),
             tuple(torch.from_numpy(array) for array in spec.feeds.values()),

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from export.grounding_dino.checkpoint import Weights, empty_model, to_official
-from export.grounding_dino.configs import transformers_config
+from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
+from alref_edge.models.grounding_dino.text import sub_sentences
+from export.grounding_dino.checkpoint import Weights, build_model, empty_model, to_official
+from export.grounding_dino.configs import component_config, transformers_config
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoConfig
 
-# Spread of the detection logits, and how far below zero they lie on average.
-_SPREAD = 2.5
-_SHIFT = 3.0
+# Mean and spread of the detection logits over queries.
+_MEAN = -2.4
+_SPREAD = 1.5
+# Size of the direction that all text tokens share, beside about 1 of what tells them apart.
+_SHARED = 4.0
 
 
 def seeded_weights(config: GroundingDinoConfig, seed: int) -> Weights:
@@ -95,19 +99,60 @@ def _rays(config: GroundingDinoConfig, length: int) -> torch.Tensor:
 
 
 def _spread_scores(weights: Weights, config: GroundingDinoConfig, generator: torch.Generator) -> None:
-    """Make the dot products of queries and text spread about a mean below zero.
+    """Centre and scale the queries by the decoder's last norm, so that logits have `_MEAN` and `_SPREAD`.
 
-    The last norm of the text and the norms of the queries share one direction, with opposite signs.
+    Random layers make queries nearly alike, by how much differs with the depth: it is measured on made-up images. The
+    mean comes from one direction that all text tokens get and the queries have with the opposite sign.
     """
     direction = torch.randn(config.d_model, generator=generator)
     direction /= direction.norm()
     text = f"model.encoder.layers.{config.encoder_layers - 1}.text_enhancer_layer.layer_norm_after"
-    weights[f"{text}.bias"] += 2 * direction
-    for norm in ("model.decoder.layer_norm", "model.enc_output_norm"):
-        weights[f"{norm}.weight"] *= _SPREAD / math.sqrt(config.d_model)
-        weights[f"{norm}.bias"] = weights[f"{norm}.bias"] / math.sqrt(config.d_model) - _SHIFT / 2 * direction
-    # Tokens outside the proposals' range have this norm's bias alone: no spread, so they are not chosen.
+    weights[f"{text}.bias"] += _SHARED * direction
+    # Tokens outside the proposals' range have this norm's bias alone, a score below that of any real one.
     weights["model.enc_output.bias"].zero_()
+    weights["model.enc_output_norm.weight"] *= 2 / math.sqrt(config.d_model)
+    weights["model.enc_output_norm.bias"] = -direction
+    norm = "model.decoder.layer_norm"
+    queries_nd, logits_nt = _measure(weights, config, generator)
+    scale = _SPREAD / float(logits_nt.std(dim=0).mean())
+    weights[f"{norm}.weight"] *= scale
+    centre = weights[f"{norm}.bias"] - queries_nd.mean(dim=0)
+    weights[f"{norm}.bias"] = scale * centre + _MEAN / _SHARED * direction
+    for part in ("weight", "bias"):
+        # Coarse steps: rounding of the measurement, which differs between machines, is gone from the weights.
+        weights[f"{norm}.{part}"] = torch.round(weights[f"{norm}.{part}"] * 4096) / 4096
+
+
+def _measure(
+    weights: Weights, config: GroundingDinoConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries [n, d] as the decoder's last norm gives them on made-up images, and their logits [n, T] for a caption."""
+    from export.grounding_dino.backbone import Backbone
+    from export.grounding_dino.decoder import Decoder
+    from export.grounding_dino.text_encoder import TextEncoder
+
+    model = build_model(config, weights)
+    backbone, text_encoder, decoder = Backbone(model).eval(), TextEncoder(model).eval(), Decoder(model).eval()
+    seen: list[torch.Tensor] = []
+    decoder.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    numbers = component_config(config, (0, 0))
+    ids = torch.randint(110, config.text_config.vocab_size, (1, 9), generator=generator)
+    mask, positions = (
+        torch.from_numpy(part) for part in sub_sentences(ids.numpy(), tuple(ids[0, [0, 4, 7, 8]].tolist()))
+    )
+    logits = []
+    with torch.inference_mode():
+        text = text_encoder(ids, positions, mask)
+        for height, width in ((240, 320), (272, 240)):
+            coarse = torch.randn(1, 3, 7, 9, generator=generator)
+            image = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+            tables = [
+                {name: torch.from_numpy(table) for name, table in make(height, width, numbers).items()}
+                for make in (backbone_tables, decoder_tables)
+            ]
+            features = backbone(image, tables[0])
+            logits.append(decoder(features, text, positions, mask, tables[1])[0][0])
+    return torch.cat(seen).clone(), torch.cat(logits).clone()
 
 
 def parameters(weights: Mapping[str, torch.Tensor]) -> int:

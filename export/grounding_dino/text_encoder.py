@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from export.grounding_dino.layers import Affine, Attention, Norm, mask_bias
+from export.grounding_dino.layers import Affine, Attention, Norm, gelu, mask_bias
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -56,4 +56,4 @@ class _Layer(nn.Module):
 
     def forward(self, rows_tc: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         rows_tc = self.norm1(rows_tc + self.attention(rows_tc, rows_tc, rows_tc, bias))
-        return self.norm2(rows_tc + self.fc2(functional.gelu(self.fc1(rows_tc))))
+        return self.norm2(rows_tc + self.fc2(gelu(self.fc1(rows_tc))))

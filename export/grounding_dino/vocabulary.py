@@ -74,7 +74,9 @@ def read_vocabulary(path: Path, size: int) -> list[str]:
     try:
         tokens = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The vocabulary {path} cannot be read: {error}.", mend="give the vocab.txt of BERT.") from error
+        raise InputError(
+            f"The vocabulary {path} cannot be read: {error}.", mend="give the vocab.txt of BERT."
+        ) from error
     missing = [token for token in ("[UNK]", "[CLS]", "[SEP]", ".", "?") if token not in tokens]
     if missing or len(tokens) != size:
         raise InputError(

@@ -12,6 +12,7 @@ therefore taken in blocks, unrolled into the graph. Three identities save work a
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -19,28 +20,19 @@ from torch import Tensor, nn
 
 from alref_edge.errors import InputError
 
-SCORES_AT_ONCE = 1 << 20  # about 4 MiB of float32 scores a block: they stay in the last-level cache
+QUERIES = 512  # at once: fewer pack the keys too often, more fall out of the cache (both measured on CPU)
 
 
-def attend(q_blc: Tensor, k_bcn: Tensor, v_bnd: Tensor, block: int) -> Tensor:
-    """softmax(q k) v with the queries in blocks; q already scaled; softmax over the last axis.
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k) v with the queries in blocks.
 
     Args:
-        q_blc: queries; its batch is 1 or that of the keys.
-        k_bcn: keys, channels first.
-        v_bnd: values.
-        block: queries at once.
+        q: [..., queries, C], already scaled; its batch is 1 or that of the keys.
+        k: [..., C, keys].
+        v: [..., keys, D].
     """
-    blocks = [torch.matmul(torch.softmax(torch.matmul(q, k_bcn), dim=-1), v_bnd) for q in q_blc.split(block, dim=1)]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-
-
-def block_of(queries: int, keys: int) -> int:
-    """Queries at once: a power of two from 32 on, so that a block's scores are about `SCORES_AT_ONCE`."""
-    block = 32
-    while block < queries and block * 2 * keys <= SCORES_AT_ONCE:
-        block *= 2
-    return min(block, queries)
+    blocks = [torch.matmul(torch.softmax(torch.matmul(each, k), dim=-1), v) for each in q.split(QUERIES, dim=-2)]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
 
 
 def rope_tables(attention: Any, tokens: int) -> tuple[Tensor, Tensor]:
@@ -80,3 +72,21 @@ def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), nn.Parameter(bias, requires_grad=False)
     return linear
+
+
+class Gelu(nn.Module):
+    """The exact GELU, written in the order that ONNX Runtime fuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape."""
+        return x * (torch.erf(x / 2.0**0.5) + 1.0) * 0.5
+
+
+def with_fusable_gelu(module: nn.Module) -> nn.Module:
+    """A copy of a module whose `nn.GELU` are `Gelu`."""
+    module = deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GELU):
+                setattr(parent, name, Gelu())
+    return module

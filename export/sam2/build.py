@@ -23,7 +23,7 @@ def build_model(variant: str, checkpoint: Path | None = None, *, seed: int | Non
         seed: seeds random weights instead; exactly one of the two is given.
 
     Raises:
-        InputError: unknown variant, neither or both of checkpoint and seed, or a checkpoint that is not of this variant.
+        InputError: unknown variant, neither or both of checkpoint and seed, or a checkpoint of another variant.
     """
     variant_of(variant)
     if (checkpoint is None) == (seed is None):

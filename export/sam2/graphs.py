@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
+from export.sam2.attention import with_fusable_gelu
 from export.sam2.heads import NO_OBJECT, Decoder, PromptEncoder
 from export.sam2.image_encoder import ImageEncoder
 from export.sam2.memory import MemoryAttention, MemoryEncoder
@@ -42,7 +43,9 @@ class Track(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        if not (model.multimask_output_in_sam and model.multimask_output_for_tracking and model.multimask_min_pt_num == 0):
+        if not (
+            model.multimask_output_in_sam and model.multimask_output_for_tracking and model.multimask_min_pt_num == 0
+        ):
             raise InputError("Tracking without multimask output cannot be exported.", mend="use an official config.")
         self.attention, self.decoder = MemoryAttention(model), Decoder(model)
         self.encoder = MemoryEncoder(model, binarize=False)
@@ -85,7 +88,9 @@ class Prompt(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         if not model.directly_add_no_mem_embed:
-            raise InputError("A model without directly_add_no_mem_embed cannot be exported.", mend="use an official config.")
+            raise InputError(
+                "A model without directly_add_no_mem_embed cannot be exported.", mend="use an official config."
+            )
         self.prompts, self.decoder = PromptEncoder(model), Decoder(model)
         self.register_buffer("no_memory", model.no_mem_embed.detach().reshape(1, -1, 1, 1).clone())
         self.mask_size = model.image_size // 4
@@ -150,12 +155,13 @@ class EncodeMemory(nn.Module):
         return memory
 
 
-def graphs_of(model: Any) -> dict[str, Graph]:
-    """The graphs of an official SAM2Base, with the shapes of their inputs.
+def graphs_of(official: Any) -> dict[str, Graph]:
+    """The graphs of an official SAM2Base, which is left as it is, with the shapes of their inputs.
 
     Raises:
         InputError: the model's policy is one that the graphs do not express.
     """
+    model: Any = with_fusable_gelu(official)
     size, hidden, mem, side = model.image_size, model.hidden_dim, model.mem_dim, model.image_size // 16
     embed: dict[str, tuple[int | str, ...]] = {"embed": (1, hidden, side, side)}
     features = {

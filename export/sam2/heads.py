@@ -32,7 +32,9 @@ class Decoder(nn.Module):
         }
         lacking = [name for name, held in needed.items() if not held]
         if lacking:
-            raise InputError("This decoder cannot be exported.", expected=", ".join(lacking), mend="use an official config.")
+            raise InputError(
+                "This decoder cannot be exported.", expected=", ".join(lacking), mend="use an official config."
+            )
         self.official, self.pointer_head = official, model.obj_ptr_proj
         self.size = model.sam_image_embedding_size
         tokens = (official.obj_score_token.weight, official.iou_token.weight, official.mask_tokens.weight)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
+from export.sam2.attention import attend
 
 
 class Block(nn.Module):
@@ -36,12 +37,12 @@ class Block(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention inside each of n windows: [n, H, W, C] → [n, H', W', C']."""
-        n, height, width, _ = x.shape
+        n = x.shape[0]
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         q = self.pooled(q)
         shape = q.shape
         q, k, v = (each.reshape(n, -1, self.heads, shape[-1] // self.heads).transpose(1, 2) for each in (q, k, v))
-        attended = torch.matmul(torch.softmax(torch.matmul(q, k.transpose(2, 3)), dim=-1), v)
+        attended = attend(q, k.transpose(2, 3), v)
         return self.out(attended.transpose(1, 2).reshape(shape))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +12,46 @@ from torch import Tensor, nn
 from alref_edge.errors import InputError
 from export.sam2.attention import (
     attend,
-    block_of,
     fused,
     in_halves,
     linear_of,
     rope_tables,
     rotate_tokens,
 )
+
+
+@dataclass(frozen=True)
+class Memories:
+    """What memory attention attends to; N = M * h * w + P * C / D tokens.
+
+    Attributes:
+        keys: [B, D + 1, N], positions added, and a row of ones that carries the projection's bias.
+        values: [B, N, D].
+        cos: [1, C / 2, N], of every token's rotation; 1 for pointers.
+        sin: the same; 0 for pointers.
+    """
+
+    keys: Tensor
+    values: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+class Rope(nn.Module):
+    """Rotary encoding of an image's tokens, channels in halves.
+
+    Args:
+        tables: cosine and sine, [2, tokens, channels / 2].
+    """
+
+    def __init__(self, tables: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("cos", tables[0].clone())
+        self.register_buffer("sin", tables[1].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, tokens, channels]."""
+        return rotate_tokens(x, self.cos, self.sin)
 
 
 class MemoryTokens(nn.Module):
@@ -31,6 +65,9 @@ class MemoryTokens(nn.Module):
         super().__init__()
         size = model.sam_image_embedding_size
         self.mem_dim, self.split = model.mem_dim, model.hidden_dim // model.mem_dim
+        cos, sin = rope_tables(model.memory_attention.layers[0].cross_attn_image, size * size)
+        self.register_buffer("cos", cos.t().unsqueeze(1).contiguous())  # [C/2, 1, hw]
+        self.register_buffer("sin", sin.t().unsqueeze(1).contiguous())
         position = model.memory_encoder.position_encoding(torch.zeros(1, model.mem_dim, size, size))
         self.register_buffer("position", position.flatten(2).clone())  # [1, D, hw]
         temporal = model.maskmem_tpos_enc.detach().reshape(model.num_maskmem, model.mem_dim)
@@ -38,7 +75,9 @@ class MemoryTokens(nn.Module):
         self.projected = bool(model.add_tpos_enc_to_obj_ptrs)
         if self.projected:
             if not model.proj_tpos_enc_in_obj_ptrs:
-                raise InputError("Pointer positions without a projection cannot be exported.", mend="use an official config.")
+                raise InputError(
+                    "Pointer positions without a projection cannot be exported.", mend="use an official config."
+                )
             self.projection = model.obj_ptr_tpos_proj
             half = model.hidden_dim // 2
             index = torch.arange(half, dtype=torch.float32)
@@ -46,22 +85,34 @@ class MemoryTokens(nn.Module):
 
     def forward(
         self, bank: Tensor, slots: Tensor, tpos: Tensor, pointers: Tensor, pointer_pos: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return keys' input [B,D,N] (positions added), values [B,N,D] and pointers' share of it [B,D,P*C/D]."""
+    ) -> Memories:
+        """Tokens of M memories, then those of P pointers, which are not rotated."""
         memory = bank.flatten(2)[slots]  # [B, M, D, hw]
-        keys = memory + self.position + self.temporal[tpos]
         batch = slots.shape[0]
-        keys = keys.permute(0, 2, 1, 3).reshape(batch, self.mem_dim, -1)
+        keys = torch.cat((memory + self.position + self.temporal[tpos], torch.ones_like(memory[:, :, :1])), dim=2)
+        keys = keys.transpose(1, 2).reshape(batch, self.mem_dim + 1, -1)
         tokens = pointers.reshape(batch, -1, self.mem_dim)
         values = torch.cat((memory.transpose(2, 3).reshape(batch, -1, self.mem_dim), tokens), dim=1)
-        if not self.projected:
-            return keys, values, tokens.transpose(1, 2)
+        if self.projected:
+            tokens = tokens + self.pointer_positions(pointer_pos, batch)
+        tokens = torch.cat((tokens, torch.ones_like(tokens[..., :1])), dim=2).transpose(1, 2)
+        still = torch.zeros_like(tokens[:1, :1])  # angle 0
+        repeated = [table.expand(-1, slots.shape[1], -1).flatten(1).unsqueeze(0) for table in (self.cos, self.sin)]
+        still = still.expand(-1, repeated[0].shape[1], -1)
+        return Memories(
+            keys=torch.cat((keys, tokens), dim=2),
+            values=values,
+            cos=torch.cat((repeated[0], still + 1.0), dim=2),
+            sin=torch.cat((repeated[1], still), dim=2),
+        )
+
+    def pointer_positions(self, pointer_pos: Tensor | None, batch: int) -> Tensor:
+        """`get_1d_sine_pe` of distances [B,P], projected, for every token of a pointer: [B, P*C/D, D]."""
         if pointer_pos is None:
             raise InputError("This model needs pointer positions.", mend="pass pointer_pos.")
         angles = pointer_pos.unsqueeze(-1) / self.wavelengths
-        position = self.projection(torch.cat((angles.sin(), angles.cos()), dim=-1))  # [B, P, D]
-        position = position.unsqueeze(2).expand(-1, -1, self.split, -1).reshape(batch, -1, self.mem_dim)
-        return keys, values, (tokens + position).transpose(1, 2)
+        position = self.projection(torch.cat((angles.sin(), angles.cos()), dim=-1))
+        return position.unsqueeze(2).expand(-1, -1, self.split, -1).reshape(batch, -1, self.mem_dim)
 
 
 class AttentionLayer(nn.Module):
@@ -70,9 +121,10 @@ class AttentionLayer(nn.Module):
     def __init__(self, layer: Any, tokens: int) -> None:
         super().__init__()
         if layer.pos_enc_at_attn or layer.pos_enc_at_cross_attn_queries or not layer.pos_enc_at_cross_attn_keys:
-            raise InputError("This memory attention's position encoding cannot be exported.", mend="use an official config.")
+            raise InputError(
+                "This memory attention's position encoding cannot be exported.", mend="use an official config."
+            )
         own, cross = layer.self_attn, layer.cross_attn_image
-        self.tokens = tokens
         self.norm1, self.norm2, self.norm3 = layer.norm1, layer.norm2, layer.norm3
         self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
         scale = float(own.internal_dim) ** -0.5
@@ -80,33 +132,22 @@ class AttentionLayer(nn.Module):
         self.own_out = linear_of(*fused(own.out_proj, own.v_proj))
         self.cross_q = linear_of(*in_halves(cross.q_proj, float(cross.internal_dim) ** -0.5))
         weight, bias = in_halves(cross.k_proj)
-        self.register_buffer("cross_k_weight", weight)
-        self.register_buffer("cross_k_bias", bias.unsqueeze(-1))
+        self.register_buffer("cross_k", torch.cat((weight, bias.unsqueeze(-1)), dim=1))
         self.cross_out = linear_of(*fused(cross.out_proj, cross.v_proj))
-        for name, table in zip(("cos", "sin"), rope_tables(own, tokens), strict=True):
-            self.register_buffer(name, table)
-        for name, table in zip(("cross_cos", "cross_sin"), rope_tables(cross, tokens), strict=True):
-            self.register_buffer(name, table)
-            self.register_buffer(f"{name}_k", table.t().unsqueeze(1).contiguous())  # [C/2, 1, hw]
+        own_table, cross_table = rope_tables(own, tokens), rope_tables(cross, tokens)
+        if not all(torch.equal(a, b) for a, b in zip(own_table, cross_table, strict=True)):
+            raise InputError("Self- and cross-attention rotate differently.", mend="use an official config.")
+        self.rope = torch.stack(own_table)
 
-    def keys(self, keys_bdn: Tensor, pointers_bdn: Tensor) -> Tensor:
-        """Keys of the memories, rotated frame by frame, then those of the pointers, which are not: [B, C, N]."""
-        batch, half = keys_bdn.shape[0], self.cross_cos_k.shape[0]
-        projected = torch.matmul(self.cross_k_weight, keys_bdn) + self.cross_k_bias
-        first, second = projected.reshape(batch, 2, half, -1, self.tokens).unbind(1)
-        cos, sin = self.cross_cos_k, self.cross_sin_k
-        rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=1)
-        rotated = rotated.reshape(batch, 2 * half, -1)
-        return torch.cat((rotated, torch.matmul(self.cross_k_weight, pointers_bdn) + self.cross_k_bias), dim=2)
-
-    def forward(self, x: Tensor, keys_bdn: Tensor, values_bnd: Tensor, pointers_bdn: Tensor, blocks: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, memory: Memories, rope: Rope) -> Tensor:
         """x [1 or B, hw, C] → [B, hw, C]."""
         normed = self.norm1(x)
-        q = rotate_tokens(self.own_q(normed), self.cos, self.sin)
-        k = rotate_tokens(self.own_k(normed), self.cos, self.sin).transpose(1, 2)
-        x = x + self.own_out(attend(q, k, normed, blocks[0]))
-        q = rotate_tokens(self.cross_q(self.norm2(x)), self.cross_cos, self.cross_sin)
-        x = x + self.cross_out(attend(q, self.keys(keys_bdn, pointers_bdn), values_bnd, blocks[1]))
+        q, k = rope(self.own_q(normed)), rope(self.own_k(normed)).transpose(1, 2)
+        x = x + self.own_out(attend(q, k, normed))
+        k = torch.matmul(self.cross_k, memory.keys)
+        first, second = k.chunk(2, dim=1)
+        k = torch.cat((first * memory.cos - second * memory.sin, first * memory.sin + second * memory.cos), dim=1)
+        x = x + self.cross_out(attend(rope(self.cross_q(self.norm2(x))), k, memory.values))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
 
 
@@ -121,22 +162,26 @@ class MemoryAttention(nn.Module):
         official, size = model.memory_attention, model.sam_image_embedding_size
         tokens = size * size
         if not official.pos_enc_at_input:
-            raise InputError("Memory attention without positions at its input cannot be exported.", mend="use an official config.")
+            raise InputError(
+                "Memory attention without positions at its input cannot be exported.", mend="use an official config."
+            )
         self.size, self.tokens = size, MemoryTokens(model)
         position = model.image_encoder.neck.position_encoding(torch.zeros(1, model.hidden_dim, size, size))
         self.register_buffer("position", 0.1 * position.flatten(2).transpose(1, 2))
-        self.layers = nn.ModuleList(AttentionLayer(layer, tokens) for layer in official.layers)
+        layers = [AttentionLayer(layer, tokens) for layer in official.layers]
+        if not all(torch.equal(layer.rope, layers[0].rope) for layer in layers):
+            raise InputError("Layers of memory attention rotate differently.", mend="use an official config.")
+        self.layers, self.rope = nn.ModuleList(layers), Rope(layers[0].rope)
         self.norm = official.norm
-        self.blocks = (block_of(tokens, tokens), block_of(tokens, model.num_maskmem * tokens))
 
     def forward(
         self, embed: Tensor, bank: Tensor, slots: Tensor, tpos: Tensor, pointers: Tensor, pointer_pos: Tensor | None
     ) -> Tensor:
         """embed [1,C,h,w] and memories → conditioned features [B,C,h,w]."""
-        keys, values, pointer_keys = self.tokens(bank, slots, tpos, pointers, pointer_pos)
+        memories = self.tokens(bank, slots, tpos, pointers, pointer_pos)
         x = embed.flatten(2).transpose(1, 2) + self.position
         for layer in self.layers:
-            x = layer(x, keys, values, pointer_keys, self.blocks)
+            x = layer(x, memories, self.rope)
         return self.norm(x).transpose(1, 2).reshape(-1, embed.shape[1], self.size, self.size)
 
 

@@ -30,7 +30,12 @@ def example_inputs(graph: Graph, sizes: dict[str, int] | None = None) -> dict[st
 
 def write_onnx(graph: Graph, path: Path) -> None:
     """Export a graph at opset 18 with its dynamic axes, weights inside the file."""
-    dims = {axis: torch.export.Dim(axis, min=1, max=1 << 20) for shape in graph.inputs.values() for axis in shape if isinstance(axis, str)}
+    dims = {
+        axis: torch.export.Dim(axis, min=1, max=1 << 20)
+        for shape in graph.inputs.values()
+        for axis in shape
+        if isinstance(axis, str)
+    }
     dynamic = {
         name: {index: dims[axis] for index, axis in enumerate(shape) if isinstance(axis, str)}
         for name, shape in graph.inputs.items()

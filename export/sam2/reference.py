@@ -137,9 +137,7 @@ def track(
     )
 
 
-def track_feeds(
-    model: Any, past: list[Moment], frame: int, num_frames: int, *, reverse: bool = False
-) -> Arrays:
+def track_feeds(model: Any, past: list[Moment], frame: int, num_frames: int, *, reverse: bool = False) -> Arrays:
     """The feeds of graph `track` that say what `track` above is given: bank, slots, tpos, pointers, pointer_pos.
 
     Every moment is attended to, so non-conditioning ones lie within `num_maskmem - 1` frames of `frame`.

@@ -12,9 +12,8 @@ import torch
 # gain is another: attention is made selective, so that tokens follow the picture and memory counts, and heads spread.
 _GAINS: tuple[tuple[str, float], ...] = (
     (r"sam_mask_decoder\.transformer\..*token_to_image\.[qk]_proj\.weight", 2.0),
-    (r"sam_mask_decoder\.transformer\..*\.(v|out)_proj\.weight", 1.5),
     (r"memory_attention\..*cross_attn_image\.[qk]_proj\.weight", 1.2),
-    (r"memory_attention\..*cross_attn_image\.out_proj\.weight", 2.0),
+    (r"memory_attention\..*cross_attn_image\.out_proj\.weight", 0.3),
     (r"memory_encoder\.pix_feat_proj\.weight", 0.5),
     (r"memory_encoder\.mask_downsampler\.encoder\.\d+\.weight", 1.5),
     (r"pred_obj_score_head\.layers\.2\.weight", 8.0),
@@ -25,7 +24,9 @@ _GAINS: tuple[tuple[str, float], ...] = (
 )
 _TABLES = r"(token|tokens|_embed|point_embeddings\.\d)\.weight|^no_|^maskmem_tpos_enc|pos_embed|gaussian_matrix"
 # Rectified features have a positive mean; weights that sum to zero do not see it, and outputs vary instead.
-_AFTER_RECTIFIER = r"\.mlp\.layers\.1\.|(head|mlps\.\d|obj_ptr_proj)\.layers\.[12]\.|linear2\.|pwconv2\.|(er|ing)\.(6|12)\."
+_AFTER_RECTIFIER = (
+    r"\.mlp\.layers\.1\.|(head|mlps\.\d|obj_ptr_proj)\.layers\.[12]\.|linear2\.|pwconv2\.|(er|ing)\.(6|12)\."
+)
 
 
 def seed_weights(model: Any, seed: int) -> None:

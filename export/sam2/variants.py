@@ -67,7 +67,9 @@ def variant_of(name: str) -> Variant:
         InputError: there is none.
     """
     if name not in VARIANTS:
-        raise InputError(f"There is no SAM 2 variant {name!r}.", expected=", ".join(VARIANTS), mend="name one of these.")
+        raise InputError(
+            f"There is no SAM 2 variant {name!r}.", expected=", ".join(VARIANTS), mend="name one of these."
+        )
     return VARIANTS[name]
 
 

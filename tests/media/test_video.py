@@ -259,7 +259,7 @@ def test_a_cover_picture_is_no_video(media: Path, folder: Path) -> None:
         sound = out.add_stream("aac", rate=16_000)
         cover = out.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = 0x400  # attached_pic
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
         frame.rate, frame.pts = 16_000, 0
         out.mux(sound.encode(frame))

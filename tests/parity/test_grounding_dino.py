@@ -41,11 +41,11 @@ CAPTIONS = (
 )
 # Network-input sizes (height, width); None: the whole frame, by the official resize.
 SIZES = ((240, 320), (333, 517), (480, 640), (601, 799), (750, 1333), None)
-# The large model sees every size and every number of phrases, but not each with each: a pass takes long.
-LARGE = tuple((size, CAPTIONS[number]) for index, size in enumerate(SIZES) for number in (index, 5 - index))
+# The large models see every size and every number of phrases, but not each with each: a pass takes long.
 CASES = {
     "nano": tuple((size, caption) for size in SIZES for caption in CAPTIONS),
-    "swin_t": LARGE,
+    "swin_t": tuple((size, CAPTIONS[number]) for index, size in enumerate(SIZES) for number in (index, 5 - index)),
+    "swin_b": (((240, 320), CAPTIONS[5]), ((333, 517), CAPTIONS[2])),
 }
 
 
@@ -188,7 +188,7 @@ def test_detections_equal_the_official_code(
     pair: Pair, size: tuple[int, int] | None, caption: str, record_property: pytest.RecordProperty
 ) -> None:
     if (size, caption) not in pair.official:
-        pytest.skip("the large model is not run on every caption at every size")
+        pytest.skip("the large models are not run on every caption at every size")
     official, ours = pair.official[size, caption], _our_side(pair, size, caption)
     matched = _matches(official, ours)
     by_official = {row: (column, box, score) for row, column, box, score in matched}
@@ -202,7 +202,7 @@ def test_detections_equal_the_official_code(
 
     assert 5 <= len(confident) < pair.queries, "detections are trivial"
     assert official.boxes_n4[confident].std(axis=0).min() > 0.01, "boxes are trivial"
-    assert official.scores_n.std() > 0.02, "scores are trivial"
+    assert official.scores_n.std() > 0.01, "scores are trivial"
     assert len(confident) == (official.scores_n > BOX_THRESHOLD + SCORE_TOLERANCE).sum(), "an official box has no match"
     assert (ours.scores_n > BOX_THRESHOLD + SCORE_TOLERANCE).sum() <= len(official.scores_n), "a box has no match"
     assert worst_box <= BOX_TOLERANCE

@@ -1,0 +1,83 @@
+"""Masks on disk, and the watch."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alref_edge.errors import InputError
+from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.measure import Progress, Watch
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (48, 64)])
+def test_masks_come_back_as_they_went(tmp_path: Path, size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    masks = random.random((3, 5, *size)) > 0.5
+    with MaskStore(3, 5, *size, str(tmp_path)) as store:
+        for item, frame in random.permutation([(item, frame) for item in range(3) for frame in range(5)]):
+            store.put(int(item), int(frame), masks[item, frame])
+        for item in range(3):
+            for frame in range(5):
+                np.testing.assert_array_equal(store.get(item, frame), masks[item, frame])
+        assert store.get(0, 0).dtype == np.bool_
+
+
+def test_the_last_mask_put_counts_and_none_put_is_empty() -> None:
+    with MaskStore(1, 2, 4, 4) as store:
+        store.put(0, 0, np.ones((4, 4), bool))
+        store.put(0, 0, np.eye(4, dtype=bool))
+        np.testing.assert_array_equal(store.get(0, 0), np.eye(4, dtype=bool))
+        assert not store.has(0, 1)
+        assert not store.get(0, 1).any()
+
+
+def test_nothing_is_left_on_disk_and_the_file_closes_with_the_store(tmp_path: Path) -> None:
+    store = MaskStore(1, 1, 4, 4, str(tmp_path))
+    store.put(0, 0, np.ones((4, 4), bool))
+    assert os.listdir(tmp_path) == []
+    assert 0 < store.nbytes < 100
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else None
+    del store
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    store = MaskStore(1, 2, 4, 6)
+    with pytest.raises(InputError, match="does not fit"):
+        store.put(0, 0, np.ones((6, 4), bool))
+    with pytest.raises(InputError, match="does not fit"):
+        store.put(0, 0, np.ones((4, 6), np.uint8))
+    for item, frame in ((1, 0), (0, 2), (-1, 0), (0, -1)):
+        with pytest.raises(InputError, match="no such mask"):
+            store.get(item, frame)
+    store.close()
+    store.close()
+    with pytest.raises(InputError, match="given back"):
+        store.get(0, 0)
+
+
+def test_stages_nest_without_counting_twice() -> None:
+    watch = Watch()
+
+    def items() -> object:
+        time.sleep(0.05)
+        yield 1
+
+    with watch.stage("outer"):
+        for _ in watch.over("inner", items()):  # type: ignore[arg-type]
+            time.sleep(0.02)
+    assert watch.seconds["inner"] >= 0.05
+    assert 0.02 <= watch.seconds["outer"] < 0.05
+
+
+def test_progress_is_told_to_whoever_watches() -> None:
+    told: list[Progress] = []
+    Watch(progress=told.append).report("forward", 1, 2)
+    Watch().report("forward", 1, 2)
+    assert told == [Progress("forward", 1, 2)]

@@ -1,0 +1,279 @@
+"""The method end to end, on generated clips with the shipped bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alref_edge.errors import InputError, MediaError, ProviderError
+from alref_edge.media import open_video
+from alref_edge.media.sample import write_sample_clip
+from alref_edge.pipeline import Pipeline, Progress, RvosResult, RvosSettings, Segment
+from alref_edge.pipeline.pivots import Ground
+from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX
+from alref_edge.runtime.providers import CUDA, probe
+from alref_edge.types import Pivot
+from tests.media.clips import make_clip, media_folder
+
+SENTENCES = ["the red circle", "the blue square", "a wall"]
+
+
+class GivenPivots:
+    """Pivots by sentence, all known beforehand."""
+
+    name = "given"
+
+    def __init__(self, **pivots: list[tuple[int, tuple[float, float, float, float]]]) -> None:
+        self._pivots = {
+            text: [Pivot(frame, np.array(box, np.float32)) for frame, box in each] for text, each in pivots.items()
+        }
+
+    def given(self, sentence: str) -> list[Pivot]:
+        return self._pivots[sentence]
+
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+        raise AssertionError("nobody asks where pivots are given")
+
+
+# Middle pivots: frames 20, 20 and 33.
+GIVEN = GivenPivots(
+    circle=[(5, (60, 90, 120, 150)), (20, (130, 70, 200, 130))],
+    square=[(20, (120, 100, 180, 160))],
+    wall=[(33, (10, 10, 300, 60))],
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline(nano_bundle: Path) -> Iterator[Pipeline]:
+    with Pipeline.from_bundle(nano_bundle, device="cpu") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 frames of 320x240: of a real video where there is one, else the generated sample."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    bedroom = media_folder() / "bedroom.mp4"
+    if not bedroom.is_file():
+        write_sample_clip(path)
+        return path
+    frames = [np.asarray(Image.fromarray(image).resize((320, 240))) for _, image in open_video(bedroom).frames(stop=40)]
+    return make_clip(path, frames=40, size=(320, 240), picture=lambda number, *_: frames[number])
+
+
+@pytest.fixture(scope="module")
+def together(pipeline: Pipeline, clip: Path) -> list[RvosResult]:
+    """Three sentences on the clip in one run."""
+    return list(pipeline.rvos(clip, ["circle", "square", "wall"], selector=GIVEN))
+
+
+def masks_of(result: RvosResult) -> np.ndarray:
+    return np.stack([mask_hw for _, mask_hw in result.masks()])
+
+
+def iou(one_thw: np.ndarray, two_thw: np.ndarray) -> float:
+    """The worst frame's."""
+    union = (one_thw | two_thw).sum((1, 2))
+    return float(np.where(union == 0, 1.0, (one_thw & two_thw).sum((1, 2)) / np.maximum(union, 1)).min())
+
+
+def test_each_frame_is_encoded_once_a_sweep_whatever_the_number_of_sentences(together: list[RvosResult]) -> None:
+    counters = dict(together[0].run.counters)
+    assert counters.pop("decoded_pivots") <= 40
+    assert counters.pop("decoded_forward") <= 40
+    assert counters.pop("decoded_backward") <= 40
+    assert counters == {
+        "frames": 40,
+        # Frames 5, 20 and 33 hold the pivots of all three sentences.
+        "encoded_image_predictor": 3,
+        "encoded_pivots": 3,
+        # Frames 21 to 39 but 33, whose features are at hand; frame 20 is a pivot of all who have begun.
+        "encoded_forward": 18,
+        # Frames 32 to 0 but 20 and 5.
+        "encoded_backward": 31,
+        "encoded_again": 0,
+        "grounding_backbone": 0,
+        "grounding_decoder": 0,
+        "text_encodings": 0,
+        # Objects whose memories have the same length share a call, so there are fewer calls than tracked objects.
+        "track_calls": counters["track_calls"],
+        "object_frames": (19 + 19 + 6) + (19 + 20 + 33),
+    }
+    assert 18 + 33 <= counters["track_calls"] < counters["object_frames"]
+
+
+def test_masks_are_no_trivial_ones(media: Path, together: list[RvosResult]) -> None:
+    coverage = np.concatenate([masks_of(result).mean((1, 2)) for result in together])
+    assert ((coverage > 0) & (coverage < 1)).mean() > 0.25
+
+
+def test_tracking_begins_at_the_middle_pivot(together: list[RvosResult]) -> None:
+    for result, start in zip(together, (20, 20, 33), strict=True):
+        assert result.start_frame == result.pivots[len(result.pivots) // 2].frame == start
+        assert result.frame_count == len(list(result.masks())) == 40
+
+
+def test_a_sentence_alone_gets_the_masks_that_it_gets_in_company(
+    pipeline: Pipeline, clip: Path, together: list[RvosResult]
+) -> None:
+    for result in together:
+        (alone,) = pipeline.rvos(clip, result.sentence, selector=GIVEN)
+        assert iou(masks_of(alone), masks_of(result)) >= 0.999
+
+
+def test_without_room_for_features_frames_are_encoded_again_and_masks_stay_the_same(
+    pipeline: Pipeline, clip: Path, together: list[RvosResult]
+) -> None:
+    cramped = list(pipeline.rvos(clip, ["circle", "square", "wall"], selector=GIVEN, feature_cache_bytes=0))
+    counters = cramped[0].run.counters
+    assert (counters["encoded_forward"], counters["encoded_backward"], counters["encoded_again"]) == (19, 33, 3)
+    for one, two in zip(cramped, together, strict=True):
+        np.testing.assert_array_equal(masks_of(one), masks_of(two))
+
+
+def test_a_folder_of_the_frames_gets_the_masks_of_the_video(
+    pipeline: Pipeline, clip: Path, together: list[RvosResult], tmp_path: Path
+) -> None:
+    for frame, image in open_video(clip).frames():
+        Image.fromarray(image).save(tmp_path / f"{frame}.png")
+    from_folder = pipeline.rvos(tmp_path, ["circle", "square", "wall"], selector=GIVEN)
+    for one, two in zip(from_folder, together, strict=True):
+        np.testing.assert_array_equal(masks_of(one), masks_of(two))
+
+
+def test_grounding_runs_the_backbone_once_a_frame_and_the_text_encoder_once_a_sentence(
+    pipeline: Pipeline, clip: Path
+) -> None:
+    settings = replace(pipeline.settings, box_threshold=0.0)
+    results = list(pipeline.rvos(clip, SENTENCES, settings=settings))
+    counters = results[0].run.counters
+    assert counters["grounding_backbone"] == 4
+    assert counters["grounding_decoder"] == 4 * len(SENTENCES)
+    assert counters["text_encodings"] == len(SENTENCES)
+    assert counters["encoded_image_predictor"] == len({pivot.frame for each in results for pivot in each.pivots})
+    assert counters["encoded_forward"] <= 40
+    assert counters["encoded_backward"] <= 40
+    for result in results:
+        assert sorted(result.considered) == [0, 10, 20, 30]
+        (pivot,) = result.pivots
+        assert not result.fell_back
+        assert pivot.score == max(found.scores_n[0] for found in result.considered.values())
+        assert all(len(found) == 3 for found in result.considered.values())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 10])
+def test_a_clip_too_short_for_a_segment_falls_back_on_frame_0(pipeline: Pipeline, tmp_path: Path, frames: int) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=frames)
+    settings = RvosSettings(fallback_box_threshold=0.0)
+    one, two = pipeline.rvos(clip, SENTENCES[:2], settings=settings)
+    for result in (one, two):
+        assert result.fell_back
+        assert FELL_BACK in result.warnings
+        assert [pivot.frame for pivot in result.pivots] == [0]
+        assert masks_of(result).shape == (frames, 96, 128)
+    assert one.run.counters["grounding_backbone"] == one.run.counters["encoded_image_predictor"] == 1
+    assert one.run.counters["decoded_backward"] == 0
+
+
+def test_without_any_box_masks_are_empty_and_a_warning_says_so(pipeline: Pipeline, clip: Path) -> None:
+    settings = RvosSettings(box_threshold=1.0, fallback_box_threshold=1.0)
+    (result,) = pipeline.rvos(clip, SENTENCES[0], settings=settings)
+    assert result.pivots == ()
+    assert result.start_frame is None
+    assert NO_BOX in result.warnings
+    assert not masks_of(result).any()
+    assert len(list(result.masks())) == 40
+
+
+def test_the_shipped_bundle_is_called_untrained_in_every_result(together: list[RvosResult]) -> None:
+    assert not together[0].run.trained
+    assert all(any(warning.startswith("untrained") for warning in each.warnings) for each in together)
+
+
+def test_falling_back_to_the_cpu_is_allowed_and_said(nano_bundle: Path, tmp_path: Path) -> None:
+    if probe(CUDA).works:
+        pytest.skip("CUDA works here")
+    with pytest.raises(ProviderError):
+        Pipeline.from_bundle(nano_bundle, device="cuda")
+    with Pipeline.from_bundle(nano_bundle, device="cuda", allow_fallback=True) as pipeline:
+        (result,) = pipeline.rvos(make_clip(tmp_path / "clip.mp4", frames=1), SENTENCES[0])
+    assert any(warning.startswith("fell back: cuda") for warning in result.warnings)
+    assert set(result.run.providers.values()) == {"CPUExecutionProvider"}
+
+
+def test_a_pivot_and_a_fall_back_on_frame_0_share_its_encoding(pipeline: Pipeline, tmp_path: Path) -> None:
+    class Half(GivenPivots):
+        """A sentence with pivots, and one for which nothing is chosen."""
+
+        def given(self, sentence: str) -> list[Pivot]:
+            return self._pivots.get(sentence, [])
+
+    clip = make_clip(tmp_path / "clip.mp4", frames=3)
+    half = Half(ball=[(0, (5, 30, 60, 80)), (2, (5, 30, 60, 80))])
+    settings = RvosSettings(fallback_box_threshold=0.0)
+    one, two = pipeline.rvos(clip, ["ball", "a wall"], selector=half, settings=settings)
+    assert (one.fell_back, two.fell_back) == (False, True)
+    assert one.run.counters["encoded_image_predictor"] == one.run.counters["encoded_pivots"] == 2
+
+
+def test_progress_goes_through_the_stages(pipeline: Pipeline, clip: Path) -> None:
+    told: list[Progress] = []
+    list(pipeline.rvos(clip, "wall", selector=GIVEN, progress=told.append))
+    assert list(dict.fromkeys(each.stage for each in told)) == ["pivots", "forward", "backward"]
+    assert [(each.done, each.total) for each in told if each.stage == "forward"] == [(n, 7) for n in range(1, 8)]
+    assert told[-1] == Progress("backward", 34, 34)
+
+
+def test_what_can_be_checked_is_checked_before_any_work(pipeline: Pipeline, clip: Path, tmp_path: Path) -> None:
+    for sentences in ([], [" "], ["a" * 5000]):
+        with pytest.raises(InputError):
+            pipeline.rvos(clip, sentences)
+    with pytest.raises(MediaError):
+        pipeline.rvos(tmp_path / "nothing.mp4", "a dog")
+
+
+@pytest.mark.parametrize(
+    ("frame", "box", "words"),
+    [
+        (40, (0, 0, 10, 10), "beyond the video"),
+        (0, (320, 0, 330, 10), "outside the frame"),
+        (0, (-20, -20, 0, 0), "outside the frame"),
+        (0, (9, 9, 9, 9), "no area"),
+    ],
+)
+def test_pivots_that_do_not_fit_the_video_are_refused(
+    pipeline: Pipeline, clip: Path, frame: int, box: tuple[float, float, float, float], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        list(pipeline.rvos(clip, "thing", selector=GivenPivots(thing=[(frame, box)])))
+
+
+def test_a_selector_must_choose_a_frame_that_it_was_shown(pipeline: Pipeline, clip: Path) -> None:
+    class Stray(GivenPivots):
+        def given(self, sentence: str) -> None:  # type: ignore[override]
+            return None
+
+        def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+            return Pivot(7, np.array([0, 0, 5, 5], np.float32))
+
+    with pytest.raises(InputError, match="not shown"):
+        list(pipeline.rvos(clip, "a wall", selector=Stray()))
+
+
+def test_results_outlive_the_pipeline_and_close_together(nano_bundle: Path, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=2)
+    with Pipeline.from_bundle(nano_bundle, device="cpu") as pipeline:
+        one, two = pipeline.rvos(clip, SENTENCES[:2])
+    assert one.mask(1).shape == (96, 128)
+    assert next(one.rles())[1]["size"] == [96, 128]
+    with pytest.raises(InputError, match="no such mask"):
+        one.mask(2)
+    with two:
+        pass
+    with pytest.raises(InputError, match="given back"):
+        one.mask(0)

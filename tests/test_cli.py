@@ -1,0 +1,240 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alref_edge.cli import _progress_line
+from alref_edge.media import open_video
+from alref_edge.pipeline.measure import Progress
+from tests.media.clips import make_clip
+
+ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "alref_edge"]
+
+
+def alref(
+    *arguments: object, cwd: Path | None = None, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    command = [*prefix, *COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 12 frames, with sound-free H.264."""
+    return make_clip(tmp_path_factory.mktemp("cli") / "clip.mp4", frames=12)
+
+
+def test_help_answers_at_once() -> None:
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        done = alref("--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert "doctor" in done.stdout
+    assert "Exit codes" in done.stdout
+    assert min(seconds) < 0.4
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, alref_edge.cli\n"
+        "heavy = {'numpy', 'rich', 'av', 'PIL', 'onnxruntime', 'tokenizers', 'pycocotools', 'importlib.metadata'}\n"
+        "print(*heavy & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"importlib.metadata"}
+
+
+def test_the_version_is_printed() -> None:
+    done = alref("--version")
+    assert done.stdout.startswith("alref-edge ")
+    assert done.returncode == 0
+
+
+def test_real_frames_end_to_end(media: Path, tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    for frame, image in open_video(media / "dog_silent_audio.mp4").frames(stop=21):
+        Image.fromarray(image).save(tmp_path / "dog" / f"{frame:03d}.jpg", quality=95)
+    done = alref(
+        "run", "dog", "--text", "the dog", "--text", "a person on the left", "--out", "out", "--device", "cpu",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    frames = record["input"]["frames"]
+    assert frames == record["counters"]["frames"] == 21
+    assert record["counters"]["encoded_forward"] <= frames
+    assert record["counters"]["encoded_backward"] <= frames
+    assert (tmp_path / "out" / "overlay.mp4").stat().st_size > 1000
+    for entry in record["sentences"]:
+        names = sorted(path.name for path in (tmp_path / "out" / entry["masks"]["folder"]).iterdir())
+        assert names == [f"{frame:05d}.png" for frame in range(frames)]
+        assert entry["pivots"]
+        assert entry["text"] in done.stdout
+    assert "warning: untrained" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dog", "out"]
+
+
+def test_without_a_network_it_prints_the_same(clip: Path, tmp_path: Path) -> None:
+    cut_off = ("unshare", "--net", "--map-root-user")
+    if not shutil.which("unshare") or subprocess.run([*cut_off, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not permit unshare --net")
+    arguments = ("run", clip, "--text", "a ball", "--text", "a wall", "--out", "out", "--device", "cpu")
+    printed = []
+    for prefix in ((), cut_off):
+        done = alref(*arguments, "--overwrite", cwd=tmp_path, prefix=prefix)
+        masks = [path.read_bytes() for path in sorted((tmp_path / "out" / "masks").rglob("*.png"))]
+        printed.append((done.returncode, done.stdout, done.stderr, masks))
+    assert printed[0][0] == 0
+    assert printed[0] == printed[1]
+
+
+def test_json_on_stdout_is_the_result_file_and_replays_to_the_same_masks(clip: Path, tmp_path: Path) -> None:
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("a ball\n\na wall\n", encoding="utf-8")
+    first = alref("run", clip, "--text-file", sentences, "--out", "one", "--json", "--no-overlay", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    record = json.loads(first.stdout)
+    assert record == json.loads((tmp_path / "one" / "result.json").read_text())
+    assert [entry["text"] for entry in record["sentences"]] == ["a ball", "a wall"]
+    assert record["overlay"] is None
+    again = alref(
+        "run", clip, "--text", "a wall", "--selector", "replay", "--pivots", tmp_path / "one" / "result.json",
+        "--out", "two", "--no-overlay", cwd=tmp_path,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    for path in (tmp_path / "two" / "masks" / "00-a-wall").iterdir():
+        theirs = tmp_path / "one" / "masks" / "01-a-wall" / path.name
+        with Image.open(path) as mine, Image.open(theirs) as other:
+            np.testing.assert_array_equal(np.asarray(mine) > 0, np.asarray(other) > 0)
+
+
+def test_the_output_folder_is_named_after_the_input(clip: Path, tmp_path: Path) -> None:
+    done = alref("run", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "clip-alref" / "masks").iterdir()) == ["00-a-ball.json"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", frames=400)
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [*COMMAND, "run", str(clip), "--text", "a ball", "--out", "deep/out", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(work.glob("deep/.out.partial-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(work.glob("deep/.out.partial-*"))
+    time.sleep(1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert list(work.iterdir()) == []
+
+
+def test_an_error_is_one_line_and_a_traceback_only_on_demand(tmp_path: Path) -> None:
+    done = alref("run", "nothing.mp4", "--text", "a dog", cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: nothing.mp4 does not exist.")
+    assert done.stderr.count("\n") == 1
+    done = alref("run", "nothing.mp4", "--text", "a dog", "--debug", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_says_what_works(nano_bundle: Path, tmp_path: Path) -> None:
+    done = alref("doctor", "--bundle", nano_bundle, "--json")
+    report = json.loads(done.stdout)
+    states = {finding["name"]: finding["state"] for finding in report["findings"]}
+    assert done.returncode == 0
+    assert report["can_run"]
+    assert states["CPUExecutionProvider"] == states["bundle"] == states["numpy"] == "ok"
+    for finding in report["findings"]:
+        assert (finding["mend"] != "") == (finding["state"] != "ok")
+    ill = alref("doctor", "--bundle", tmp_path)
+    assert ill.returncode == 1
+    assert "is not a bundle" in ill.stdout
+    assert "videos cannot be run yet" in ill.stdout
+
+
+def test_the_doctor_finds_two_builds_of_one_module(monkeypatch: pytest.MonkeyPatch, nano_bundle: Path) -> None:
+    from alref_edge import doctor
+
+    versions = {
+        "onnxruntime": "1.20", "onnxruntime-gpu": "1.20", "transformers": "5.1", "languagebind": "0.1", "vllm": "0.20"
+    }  # fmt: skip
+    monkeypatch.setattr(doctor, "_version", versions.get)
+    faults = {
+        finding.name: finding.mend for finding in doctor.examine(nano_bundle).findings if finding.state == "fault"
+    }
+    assert set(faults) == {"onnxruntime and onnxruntime-gpu", "extras export and reference", "extra mllm"}
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in faults["onnxruntime and onnxruntime-gpu"]
+
+
+def test_a_bundle_is_verified(nano_bundle: Path, tmp_path: Path) -> None:
+    done = alref("bundle", "verify", nano_bundle)
+    assert done.returncode == 0
+    assert "whole" in done.stdout
+    facts = json.loads(alref("bundle", "verify", nano_bundle, "--json").stdout)
+    assert set(facts["components"]) == {"sam2", "grounding_dino"}
+    assert not facts["trained"]
+    copy = shutil.copytree(nano_bundle, tmp_path / "bundle")
+    graph = next(copy.rglob("*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    done = alref("bundle", "verify", copy)
+    assert done.returncode == 4
+    assert "altered" in done.stderr
+
+
+def test_a_sample_clip_is_written(tmp_path: Path) -> None:
+    done = alref("sample", "clip.mp4", cwd=tmp_path)
+    assert done.returncode == 0
+    written = (tmp_path / "clip.mp4").read_bytes()
+    assert len(written) > 1000
+    done = alref("sample", "clip.mp4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--overwrite" in done.stderr
+    (tmp_path / "clip.mp4").write_bytes(b"old")
+    assert alref("sample", "clip.mp4", "--overwrite", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "clip.mp4").read_bytes() == written
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_only() -> None:
+    screen = Terminal()
+    with _progress_line(screen) as progress:
+        assert progress is not None
+        for done in range(1, 6):
+            progress(Progress("forward", done, 5))
+    shown = screen.getvalue()
+    assert "forward" in shown
+    assert "5/5" in shown
+    assert "frames/s" in shown
+    assert shown.endswith("\r\x1b[K")
+    with _progress_line(io.StringIO()) as nothing:
+        assert nothing is None
