@@ -57,14 +57,12 @@ def _grounding(settings: dict[str, Any]) -> Any:
 
 
 def _sam2(settings: dict[str, Any]) -> tuple[Any, Any]:
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
-
+    from benchmarks.official.sam2_image import image_predictor
     from benchmarks.official.sam2_video import build_official
 
     path = Path(settings["checkpoint"])
     video = build_official(settings["variant"], path, video=True)
-    image = build_official(settings["variant"], path, video=False)
-    return video, SAM2ImagePredictor(image)
+    return video, image_predictor(build_official(settings["variant"], path, video=False))
 
 
 def _pivots(

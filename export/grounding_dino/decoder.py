@@ -51,13 +51,13 @@ class Decoder(nn.Module):
         config, inner = model.config, model.model
         self.num_queries = config.num_queries
         self.level_embed = nn.Buffer(inner.level_embed.detach())
-        self.text_positions = nn.Buffer(_sine(torch.arange(config.max_text_len)[:, None], config.d_model, 1.0))
-        self.enhancer = nn.ModuleList(_EnhancerLayer(layer, config) for layer in inner.encoder.layers)
+        self.text_positions = nn.Buffer(_sine(torch.arange(config.max_text_len)[:, None], config.d_model))
+        self.enhancer = nn.ModuleList(_EnhancerLayer(layer) for layer in inner.encoder.layers)
         self.proposal_fc, self.proposal_norm = Affine(inner.enc_output), Norm(inner.enc_output_norm)
         self.proposal_box = _Mlp(inner.encoder_output_bbox_embed)
         self.queries = nn.Buffer(inner.query_position_embeddings.weight.detach())
         self.reference_mlp = _Mlp(inner.decoder.reference_points_head)
-        self.layers = nn.ModuleList(_DecoderLayer(layer, config) for layer in inner.decoder.layers)
+        self.layers = nn.ModuleList(_DecoderLayer(layer) for layer in inner.decoder.layers)
         self.norm = Norm(inner.decoder.layer_norm)
         self.box = _Mlp(model.bbox_embed[0])
         width = config.d_model // 2
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
             positions.append(grid.reshape(height * width, -1) + self.level_embed[level])
             x_hw, y_hw = x[None, :].expand(height, width), y[:, None].expand(height, width)
             centres.append(torch.stack([x_hw, y_hw], dim=-1).reshape(height * width, 2))
-            # Half the first centre's inverse is the length: 0.5 / n.
+            # The first centre is 0.5 / n, so this is 2 / n.
             scales.append(4 * torch.stack([x[0], y[0]]))
         return _Maps(sizes, torch.stack(scales)), torch.cat(positions), torch.cat(centres)
 
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
 
 
 class _EnhancerLayer(nn.Module):
-    def __init__(self, layer: Any, config: Any) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         text = layer.text_enhancer_layer
         attention = text.self_attn
@@ -251,7 +251,7 @@ class _Deformable(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    def __init__(self, layer: Any, config: Any) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.self_attention = _attention(layer.self_attn)
         self.text_attention = _attention(layer.encoder_attn_text)
@@ -299,8 +299,8 @@ def _inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
     return torch.log(torch.clamp(x, min=_EPS) / torch.clamp(1 - x, min=_EPS))
 
 
-def _sine(positions: torch.Tensor, width: int, scale: float) -> torch.Tensor:
+def _sine(positions: torch.Tensor, width: int) -> torch.Tensor:
     """The official get_sine_pos_embed of whole positions [n, 1]: [n, width]."""
     exponents = 2 * torch.div(torch.arange(width, dtype=torch.float32), 2, rounding_mode="floor") / width
-    angles = positions * (2 * math.pi * scale) / 10000**exponents
+    angles = positions * (2 * math.pi) / 10000**exponents
     return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1)

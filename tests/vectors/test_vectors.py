@@ -12,7 +12,7 @@ from PIL import Image
 from alref_edge.bundle import Bundle
 from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.models.sam2 import Sam2VideoTracker
-from benchmarks.vectors import CAPTIONS
+from benchmarks.vectors import CAPTIONS, TEXT_THRESHOLD
 from tests.models.sam2.jobs import assert_equal, assert_not_trivial, read_frames, run_job
 
 FOLDER = Path(__file__).parent
@@ -32,10 +32,12 @@ def test_sam2_tracks_as_the_official_code_did(nano_bundle: Path) -> None:
 def test_grounding_dino_finds_what_the_official_code_did(nano_bundle: Path, number: int) -> None:
     with np.load(FOLDER / f"grounding_dino_{number}.npz") as answers:
         boxes_cxcywh, scores = answers["boxes_cxcywh_norm"][answers["kept"]], answers["scores_n"]
+        phrases = [str(phrase) for phrase in answers["phrases"]]
+    caption, resize = CAPTIONS[number]
     image = np.asarray(Image.open(FOLDER / "frames" / "00004.jpg").convert("RGB"))
     with GroundingDino.from_component(Bundle.open(nano_bundle).component("grounding_dino"), "cpu") as detector:
-        features, text = detector.encode_image(image), detector.encode_text(CAPTIONS[number])
-        ours = detector.detect(features, text, box_threshold=0.0, text_threshold=0.0)
+        features, text = detector.encode_image(image, resize=resize), detector.encode_text(caption)
+        ours = detector.detect(features, text, box_threshold=0.0, text_threshold=TEXT_THRESHOLD)
     official = np.concatenate(
         [boxes_cxcywh[:, :2] - boxes_cxcywh[:, 2:] / 2, boxes_cxcywh[:, :2] + boxes_cxcywh[:, 2:] / 2], axis=1
     )
@@ -47,3 +49,5 @@ def test_grounding_dino_finds_what_the_official_code_did(nano_bundle: Path, numb
     assert official.std(0).min() > 0.02, "boxes that are all alike prove nothing"
     assert distance[rows, nearest].max() < 1e-4
     assert np.abs(scores - ours.scores_n[nearest]).max() < 1e-3
+    assert len(set(phrases)) > 2, "phrases that are all alike prove nothing"
+    assert [ours.phrases[row] for row in nearest] == phrases

@@ -40,7 +40,8 @@ def image() -> np.ndarray:
 @pytest.mark.parametrize("number", range(len(CAPTIONS)))
 def test_tokens_and_queries_are_the_official_ones(detector: GroundingDino, image: np.ndarray, number: int) -> None:
     official = np.load(VECTORS / f"grounding_dino_{number}.npz")
-    features, text = detector.encode_image(image), detector.encode_text(CAPTIONS[number])
+    caption, resize = CAPTIONS[number]
+    features, text = detector.encode_image(image, resize=resize), detector.encode_text(caption)
     assert features.network_hw == tuple(official["network_hw"])
     for name in ("input_ids", "position_ids", "attention_mask"):
         np.testing.assert_array_equal(getattr(text.tokens, name), official[name])
@@ -53,8 +54,6 @@ def test_tokens_and_queries_are_the_official_ones(detector: GroundingDino, image
     assert distance.min(axis=1).max() < 1e-3
     assert distance.min(axis=0).max() < 1e-3
     assert (distance.diagonal() < 1e-3).mean() > 0.8
-    whole = detector.detect(features, text, box_threshold=0.0, text_threshold=0.0)
-    assert whole.phrases == tuple(official["phrases"])
 
 
 def test_an_image_is_encoded_once_for_many_captions(component: Component, image: np.ndarray) -> None:
