@@ -46,8 +46,9 @@ def load_official(path: Path, config: GroundingDinoConfig) -> Weights:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
-            f"{path} cannot be read as a checkpoint: {_first_line(error)}.",
-            expected="an official Grounding DINO .pth",
+            f"{path} cannot be read as a checkpoint.",
+            expected="an official Grounding DINO .pth, which holds tensors alone",
+            got=type(error).__name__,
             mend="download it again, or give a transformers folder with --folder.",
         ) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):

@@ -109,8 +109,8 @@ IMAGE_PROMPTS: list[dict[str, Any]] = [
     {"mask_from": 0},
 ]
 SEEDS = {case.variant: case.seed for case in CASES.values()}
-# At the full sizes the seeded mask logits spread by 10 and more, and what float noise the bfloat16 memory amplifies
-# grows with them; scaled, they spread by a few units. The nano's weights are those of the shipped bundle.
+# At the full sizes seeded mask logits spread by 10 and more, and with them the float noise that bfloat16 memory
+# amplifies; scaled, they spread by a few units. The nano keeps the weights of the shipped bundle.
 MASK_GAIN = {variant: 1.0 if variant.endswith("nano") else 0.25 for variant in SEEDS}
 
 
