@@ -21,6 +21,7 @@ from benchmarks.official.grounding_dino import build_official
 def main(argv: list[str]) -> int:
     """Serve until the input ends."""
     import torch
+    from groundingdino.util.misc import nested_tensor_from_tensor_list
 
     settings = json.loads(Path(argv[0]).read_text())
     torch.set_num_threads(settings["threads"])
@@ -29,20 +30,34 @@ def main(argv: list[str]) -> int:
     captions = [settings["caption"]]
     tokens = model.tokenizer(captions, padding="longest", return_tensors="pt")
 
-    def whole() -> None:
-        model.unset_image_tensor()
+    backbone = model.backbone
+    nested = nested_tensor_from_tensor_list(images)
+
+    class Encoded(torch.nn.Module):
+        """Gives the features of an image that is encoded already."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer, self.position = backbone(nested), backbone[1]
+
+        def __getitem__(self, number: int) -> object:
+            return self.position
+
+        def forward(self, samples: object) -> object:
+            return self.answer
+
+    def run(image_encoder: torch.nn.Module) -> None:
+        model.backbone = image_encoder
         model(images, captions=captions)
 
-    def backbone() -> None:
-        model.unset_image_tensor()
-        model.set_image_tensor(images)
-
+    with torch.inference_mode():
+        encoded = Encoded()
     parts: dict[str, Callable[[], object]] = {
-        "whole": whole,
-        "backbone": backbone,
+        "whole": lambda: run(backbone),
+        "backbone": lambda: backbone(nested),
         "text_encoder": lambda: model.feat_map(model.bert(**tokens)["last_hidden_state"]),
-        # The official forward pass reuses the features of the image that was set last.
-        "caption": lambda: model(images, captions=captions),
+        # With the projection of the image's features, which our backbone graph holds: a hundredth of the work.
+        "caption": lambda: run(encoded),
     }
     print("ready", flush=True)
     with torch.inference_mode():

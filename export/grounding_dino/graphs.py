@@ -1,24 +1,17 @@
-"""torch modules to ONNX files: dynamic axes, names, and the clean-up that leaves each shared weight once."""
+"""The graphs' modules with their inputs by name, to be run or written as ONNX."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
-OPSET = 18
-IR_VERSION = 10
+from export.onnx_files import write_onnx
 
 
 @dataclass(frozen=True)
@@ -65,60 +58,7 @@ def run_module(spec: GraphSpec, feeds: Mapping[str, np.ndarray]) -> dict[str, np
 
 
 def write_graph(spec: GraphSpec, path: Path) -> Path:
-    """Export a module to one self-contained ONNX file at `path`."""
-    os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
-    names = tuple(spec.feeds)
-    dimensions: dict[str, Any] = {}
-    shapes = [
-        {axis: dimensions.setdefault(name, torch.export.Dim(name)) for axis, name in spec.axes.get(input_, {}).items()}
-        for input_ in names
-    ]
-    quiet = (redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings())
-    with torch.no_grad(), quiet[0], quiet[1], quiet[2]:
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Flat(spec.module, names, spec.tables).eval(),
-            tuple(torch.from_numpy(array) for array in spec.feeds.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(names),
-            output_names=list(spec.outputs),
-            dynamic_shapes=(tuple(shapes),),
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    model.ir_version = IR_VERSION
-    _share_weights(model.graph)
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*model.graph.value_info, *model.graph.initializer):
-        value.ClearField("metadata_props")
-    del model.graph.value_info[:]
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
-
-
-def _share_weights(graph: onnx.GraphProto) -> None:
-    """Keep one copy of initialisers that are equal."""
-    first: dict[tuple[Any, ...], str] = {}
-    same: dict[str, str] = {}
-    kept = []
-    for tensor in graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor)
-        key = (array.shape, array.dtype.str, hashlib.sha256(array.tobytes()).digest())
-        if key in first:
-            same[tensor.name] = first[key]
-        else:
-            first[key] = tensor.name
-            kept.append(tensor)
-    if not same:
-        return
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = same.get(name, name)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    """Export a graph's module to one self-contained ONNX file at `path`."""
+    module = _Flat(spec.module, tuple(spec.feeds), spec.tables)
+    inputs = {name: torch.from_numpy(array) for name, array in spec.feeds.items()}
+    return write_onnx(module, inputs, spec.axes, spec.outputs, path)

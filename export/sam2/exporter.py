@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from export.bundle import ComponentSpec, source_of
+from export.onnx_files import write_onnx
 from export.sam2.build import build_model
 from export.sam2.checks import check_graphs
-from export.sam2.graphs import graphs_of
-from export.sam2.onnx_files import write_onnx
+from export.sam2.graphs import Graph, graphs_of
 from export.sam2.variants import variant_of
 
 LICENCE = "Apache-2.0"
 PIXEL_MEAN = (0.485, 0.456, 0.406)  # sam2.utils.misc.load_video_frames
 PIXEL_STD = (0.229, 0.224, 0.225)
+# Sizes of the dynamic axes that a graph is traced at.
+_TRACED = {"B": 2, "M": 3, "P": 4, "N": 5, "K": 6}
 
 
 def export_sam2(
@@ -38,7 +42,7 @@ def export_sam2(
     graphs = graphs_of(model)
     paths = {name: out_dir / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
-        write_onnx(graph, paths[name])
+        _write(graph, paths[name])
     return ComponentSpec(
         name="sam2",
         variant=variant,
@@ -49,6 +53,21 @@ def export_sam2(
         graphs=paths,
         tolerances=check_graphs(model, graphs, paths),
     )
+
+
+def _write(graph: Graph, path: Path) -> None:
+    axes = {
+        name: {index: axis for index, axis in enumerate(shape) if isinstance(axis, str)}
+        for name, shape in graph.inputs.items()
+    }
+    inputs = {
+        name: torch.zeros(
+            [_TRACED[axis] if isinstance(axis, str) else axis for axis in shape],
+            dtype=graph.dtypes.get(name, torch.float32),
+        )
+        for name, shape in graph.inputs.items()
+    }
+    write_onnx(graph.module, inputs, axes, graph.outputs, path, smallest=1)
 
 
 def runtime_config(model: Any, family: str) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""A torch module becomes one self-contained ONNX file, at the opset and with the axes that the whole project uses."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSET = 18
+IR_VERSION = 10
+
+
+class _Positional(nn.Module):
+    """A module whose inputs are all positional, for the exporter."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.module(*inputs)
+
+
+def write_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, Mapping[int, str]],
+    outputs: Sequence[str],
+    path: Path,
+    *,
+    smallest: int | None = None,
+) -> Path:
+    """Export a module, weights inside the file and equal ones once.
+
+    Args:
+        module: takes the inputs in their order.
+        inputs: input name to an example tensor.
+        axes: input name to axis to the axis's name; equal names are equal sizes.
+        outputs: names of the outputs.
+        path: of the file; its folder is made.
+        smallest: least size of a dynamic axis; None leaves it to torch.export.
+    """
+    os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
+    named = sorted({name for each in axes.values() for name in each.values()})
+    bounds = {} if smallest is None else {"min": smallest, "max": 1 << 20}
+    dims = {name: torch.export.Dim(name, **bounds) for name in named}
+    shapes = tuple({axis: dims[name] for axis, name in axes.get(key, {}).items()} for key in inputs)
+    with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Positional(module).eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(shapes,),
+            external_data=False,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export returned nothing for {path.name}")
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    _keep_one_of_equal(model.graph)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for value in model.graph.initializer:
+        value.ClearField("metadata_props")
+    del model.graph.value_info[:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def _keep_one_of_equal(graph: onnx.GraphProto) -> None:
+    first: dict[tuple[Any, ...], str] = {}
+    same: dict[str, str] = {}
+    kept = []
+    for tensor in graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        key = (array.shape, array.dtype.str, hashlib.sha256(array.tobytes()).digest())
+        if key in first:
+            same[tensor.name] = first[key]
+        else:
+            first[key] = tensor.name
+            kept.append(tensor)
+    if same:
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                node.input[index] = same.get(name, name)
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
