@@ -1,4 +1,4 @@
-"""alref-edge: audio- and language-referenced video object segmentation, offline, on ONNX Runtime and TensorRT."""
+"""alref-edge: language-referenced video object segmentation, offline, on ONNX Runtime."""
 
 from __future__ import annotations
 

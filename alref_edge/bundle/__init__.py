@@ -57,7 +57,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle.
+    """A verified bundle. Its folder must not be writable by others while it is in use: graphs are opened when needed.
 
     Attributes:
         root: its folder.
@@ -87,12 +87,14 @@ class Bundle:
         file = root / MANIFEST
         if file.is_symlink() or not file.is_file():
             raise BundleError(f"{root} is not a bundle.", expected=f"a {MANIFEST} in it", mend=EXPORT_AGAIN)
-        raw = file.read_bytes()
         try:
+            raw = file.read_bytes()
             manifest = Manifest.from_json(raw.decode())
+            verify(root, manifest)
         except UnicodeDecodeError as error:
             raise BundleError("The manifest is not UTF-8 text.", got=str(error), mend=EXPORT_AGAIN) from error
-        verify(root, manifest)
+        except OSError as error:
+            raise BundleError(f"The bundle at {root} cannot be read.", got=str(error), mend=EXPORT_AGAIN) from error
         return cls(root, manifest, hashlib.sha256(raw).hexdigest())
 
     def component(self, name: str) -> Component:

@@ -59,6 +59,12 @@ class ComponentEntry:
     config: Mapping[str, Any] = field(default_factory=dict)
     tolerances: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        tables = (self.source, self.graphs, self.files, self.config, self.tolerances)
+        words = (self.kind, self.variant, self.precision, self.licence)
+        if not all(isinstance(each, Mapping) for each in tables) or not all(isinstance(each, str) for each in words):
+            raise BundleError("A component's entry in the manifest is malformed.", got=self.kind, mend=EXPORT_AGAIN)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -82,6 +88,17 @@ class Manifest:
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
+        if (
+            not isinstance(self.trained, bool)
+            or not isinstance(self.name, str)
+            or not isinstance(self.defaults, Mapping)
+        ):
+            raise BundleError(
+                "The manifest does not fit its schema.",
+                expected="a name, trained true or false, and defaults that are an object",
+                got=f"{self.name!r}, {self.trained!r}, {self.defaults!r}",
+                mend=EXPORT_AGAIN,
+            )
         for path in self.files:
             check_relative(path)
         for name, component in self.components.items():
@@ -107,7 +124,7 @@ class Manifest:
         try:
             raw = json.loads(text)
             schema = raw.get("schema")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BundleError("The manifest is not a JSON object.", got=str(error), mend=EXPORT_AGAIN) from error
         if schema != SCHEMA:
             raise BundleError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, Manifest
@@ -27,12 +28,16 @@ def verify(root: Path, manifest: Manifest) -> None:
         BundleError: a file is missing, altered, unlisted or a link.
     """
     found = set()
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink():
-            raise BundleError("A bundle must not contain links.", got=name, mend="replace the link by the file itself.")
-        if path.is_file() and name != MANIFEST:
-            found.add(name)
+    for folder, folders, files in os.walk(root, onerror=_raise):
+        for each in (*folders, *files):
+            path = Path(folder, each)
+            name = path.relative_to(root).as_posix()
+            if path.is_symlink():
+                raise BundleError(
+                    "A bundle must not contain links.", got=name, mend="replace the link by the file itself."
+                )
+            if each in files and name != MANIFEST:
+                found.add(name)
     unlisted, missing = found - set(manifest.files), set(manifest.files) - found
     if missing:
         raise BundleError("The bundle lacks files that its manifest lists.", got=_names(missing), mend=EXPORT_AGAIN)
@@ -42,6 +47,8 @@ def verify(root: Path, manifest: Manifest) -> None:
         )
     for name, entry in manifest.files.items():
         path = root / name
+        if not path.is_file():
+            raise BundleError(f"{name} is not a regular file.", mend=EXPORT_AGAIN)
         size = path.stat().st_size
         if size != entry.size:
             raise BundleError(
@@ -58,6 +65,10 @@ def verify(root: Path, manifest: Manifest) -> None:
                 got=digest,
                 mend=EXPORT_AGAIN,
             )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _names(names: set[str]) -> str:

@@ -21,6 +21,8 @@ def _library() -> ctypes.CDLL:
             continue
         library.cudaMemcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         library.cudaMemcpy.restype = ctypes.c_int
+        library.cudaStreamSynchronize.argtypes = [ctypes.c_void_p]
+        library.cudaStreamSynchronize.restype = ctypes.c_int
         return library
     raise EngineError(
         "The CUDA runtime library was not found.",
@@ -30,7 +32,13 @@ def _library() -> ctypes.CDLL:
 
 
 def copy(target: int, source: int, nbytes: int, to_host: bool) -> None:
-    """Copy `nbytes` from one address to another, across the border in the direction given."""
-    code = _library().cudaMemcpy(target, source, nbytes, _DEVICE_TO_HOST if to_host else _HOST_TO_DEVICE)
+    """Copy `nbytes` from one address to another, across the border in the direction given; done when it returns.
+
+    `cudaMemcpy` may return before pageable memory has reached the device, and sessions run on streams that do not
+    wait for the default one: hence the synchronisation.
+    """
+    library = _library()
+    code = library.cudaMemcpy(target, source, nbytes, _DEVICE_TO_HOST if to_host else _HOST_TO_DEVICE)
+    code = code or library.cudaStreamSynchronize(None)
     if code != 0:
-        raise EngineError("A copy between host and CUDA device failed.", got=f"cudaMemcpy returned {code}")
+        raise EngineError("A copy between host and CUDA device failed.", got=f"CUDA error {code}")

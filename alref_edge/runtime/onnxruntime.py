@@ -13,7 +13,7 @@ import numpy.typing as npt
 from alref_edge.errors import EngineError
 from alref_edge.runtime import cuda, providers
 from alref_edge.runtime.buffers import Buffer
-from alref_edge.runtime.session import Feeds, SessionOptions, TensorSpec, check_feeds, check_outputs
+from alref_edge.runtime.session import Feeds, SessionOptions, TensorSpec, check_tensors
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -32,7 +32,6 @@ class OnnxRuntimeSession:
     def __init__(self, path: Path, placement: providers.Placement, options: SessionOptions) -> None:
         onnxruntime = providers.load_onnxruntime()
         self.name = path.stem
-        self.device = placement.device
         self._placement = placement
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -48,17 +47,23 @@ class OnnxRuntimeSession:
                 mend="export the bundle again with `python -m export`, or update ONNX Runtime.",
             ) from error
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != placement.provider and not options.allow_fallback:
-            raise providers.fell_back(placement.provider, f"the session of {path.name} runs on {self.provider}")
+        if self.provider != placement.provider:
+            if not options.allow_fallback:
+                raise providers.fell_back(placement.provider, f"the session of {path.name} runs on {self.provider}")
+            self._placement = providers.Placement(self.provider, "cpu")
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
+
+    @property
+    def device(self) -> str:
+        """See `Session.device`."""
+        return self._placement.device
 
     def run(self, feeds: Feeds, *, into: Mapping[str, Buffer] | None = None) -> dict[str, np.ndarray]:
         """See `Session.run`."""
         if self._session is None:
             raise EngineError(f"{self.name}: the session is closed.", mend="open it again.")
-        check_feeds(self.name, self.inputs, feeds)
-        check_outputs(self.name, self.outputs, into or {})
+        check_tensors(self.name, self.inputs, feeds, self.outputs, into or {}, self.device)
         names = [name for name in self.outputs if not into or name not in into]
         try:
             if not into and not any(isinstance(value, Buffer) for value in feeds.values()):
@@ -115,7 +120,10 @@ def _specs(nodes: Sequence[Any]) -> dict[str, TensorSpec]:
     for node in nodes:
         if node.type not in _DTYPES:
             raise EngineError("A graph has a tensor of an unknown type.", expected=sorted(_DTYPES), got=node.type)
-        shape = tuple(size if isinstance(size, int) else str(size) for size in node.shape)
+        # A dimension without a name of its own is like no other.
+        shape = tuple(
+            size if isinstance(size, int) else size or f"{node.name}.{axis}" for axis, size in enumerate(node.shape)
+        )
         specs[node.name] = TensorSpec(node.name, np.dtype(_DTYPES[node.type]), shape)
     return specs
 

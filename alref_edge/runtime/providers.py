@@ -44,7 +44,7 @@ def load_onnxruntime() -> Any:
     """The onnxruntime module, with the CUDA libraries of installed packages loaded where it is the GPU build.
 
     Raises:
-        ProviderError: it is not installed, or installed twice over.
+        ProviderError: it is not installed.
     """
     try:
         import onnxruntime
@@ -66,15 +66,16 @@ def _prepared(onnxruntime: Any) -> Any:
 
 
 @cache
-def probe(provider: str) -> Probe:
+def probe(provider: str, device_id: int = 0) -> Probe:
     """Run a one-operator graph on a provider and see whether it stays there."""
     onnxruntime = load_onnxruntime()
     if provider not in onnxruntime.get_available_providers():
         return Probe(provider, False, "this build of ONNX Runtime does not contain it")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    chosen = provider if provider == CPU else (provider, {"device_id": str(device_id)})
     try:
-        session = onnxruntime.InferenceSession(_PROBE_GRAPH, options, providers=[provider], enable_fallback=0)
+        session = onnxruntime.InferenceSession(_PROBE_GRAPH, options, providers=[chosen], enable_fallback=0)
         runs_on = session.get_providers()[0]
         if runs_on == provider:
             import numpy as np
@@ -104,7 +105,7 @@ def resolve(device: str, *, allow_fallback: bool = False) -> Placement:
     if device == "cpu" or (device == "auto" and not probe(CUDA).works):
         return Placement(CPU, "cpu")
     number = int(match.group(1) or 0)
-    found = probe(CUDA)
+    found = probe(CUDA, number)
     if found.works:
         return Placement(CUDA, f"cuda:{number}", number)
     if allow_fallback:

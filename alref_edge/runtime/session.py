@@ -48,7 +48,10 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """One graph, ready to run on `device`; `provider` is the one that really runs it."""
+    """One graph, ready to run on `device`.
+
+    `provider` is the one that ONNX Runtime really registered for it; operators that it lacks may still run on the CPU.
+    """
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
@@ -92,19 +95,29 @@ class Session(Protocol):
     ) -> None: ...
 
 
-def check_feeds(graph: str, inputs: Mapping[str, TensorSpec], feeds: Feeds) -> None:
-    """Raise an EngineError unless `feeds` has just the graph's inputs, with their dtypes and shapes.
+def check_tensors(
+    graph: str,
+    inputs: Mapping[str, TensorSpec],
+    feeds: Feeds,
+    outputs: Mapping[str, TensorSpec],
+    into: Mapping[str, Buffer],
+    device: str,
+) -> None:
+    """Raise an EngineError unless the tensors of a run fit its graph.
 
-    A symbolic dimension takes any size, but the same size wherever its name stands.
+    `feeds` must have just the graph's inputs and `into` only outputs, with their dtypes and shapes, buffers on the
+    session's device. A symbolic dimension takes any size, but the same size wherever its name stands.
     """
     _check_names(graph, "input", inputs, feeds, complete=True)
-    _check_tensors(graph, inputs, feeds)
-
-
-def check_outputs(graph: str, outputs: Mapping[str, TensorSpec], into: Mapping[str, Buffer]) -> None:
-    """Raise an EngineError unless every buffer of `into` belongs to an output and has its dtype and shape."""
     _check_names(graph, "output", outputs, into, complete=False)
-    _check_tensors(graph, outputs, into)
+    sizes: dict[str, int] = {}
+    for specs, tensors in ((inputs, feeds), (outputs, into)):
+        for name, tensor in tensors.items():
+            _check_one(graph, specs[name], tensor, sizes)
+            if isinstance(tensor, Buffer) and tensor.device != device:
+                raise EngineError(
+                    f"{graph}: the buffer for {name!r} is on another device.", expected=device, got=tensor.device
+                )
 
 
 def _check_names(
@@ -117,17 +130,14 @@ def _check_names(
         raise EngineError(f"{graph}: the {kind} names do not fit the graph.", expected=sorted(specs), got=sorted(given))
 
 
-def _check_tensors(graph: str, specs: Mapping[str, TensorSpec], tensors: Feeds) -> None:
-    sizes: dict[str, int] = {}
-    for name, tensor in tensors.items():
-        spec = specs[name]
-        fits = tensor.dtype == spec.dtype and len(tensor.shape) == len(spec.shape)
-        for want, size in zip(spec.shape, tensor.shape, strict=False):
-            fits = fits and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
-        if not fits:
-            known = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
-            raise EngineError(
-                f"{graph}: the tensor {name!r} does not fit the graph.",
-                expected=f"{spec}" + (f" with {known}" if known else ""),
-                got=f"{tensor.dtype}[{', '.join(map(str, tensor.shape))}]",
-            )
+def _check_one(graph: str, spec: TensorSpec, tensor: np.ndarray | Buffer, sizes: dict[str, int]) -> None:
+    fits = tensor.dtype == spec.dtype and len(tensor.shape) == len(spec.shape)
+    for want, size in zip(spec.shape, tensor.shape, strict=False):
+        fits = fits and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
+    if not fits:
+        known = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
+        raise EngineError(
+            f"{graph}: the tensor {spec.name!r} does not fit the graph.",
+            expected=f"{spec}" + (f" with {known}" if known else ""),
+            got=f"{tensor.dtype}[{', '.join(map(str, tensor.shape))}]",
+        )

@@ -12,7 +12,7 @@ import pytest
 
 from alref_edge.bundle import Bundle, default_bundle
 from alref_edge.bundle.manifest import MANIFEST
-from alref_edge.errors import BundleError, InputError
+from alref_edge.errors import BundleError, EngineError, InputError
 from alref_edge.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
@@ -121,6 +121,11 @@ def link_folder(root: Path) -> None:
     os.symlink(root.parent / "toy", root / "toy")
 
 
+def pipe(root: Path) -> None:
+    (root / "toy/vocab.txt").unlink()
+    os.mkfifo(root / "toy/vocab.txt")
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (lambda root: (root / "toy/vocab.txt").unlink(), "lacks files"),
     "altered, same size": (alter, "was altered"),
@@ -138,6 +143,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "escaping path": (edit(lambda m: m["files"].update({"../x": m["files"]["toy/vocab.txt"]})), "outside"),
     "absolute path": (edit(lambda m: m["files"].update({"/etc/passwd": m["files"]["toy/vocab.txt"]})), "outside"),
     "graph not listed": (edit(lambda m: m["components"]["toy"]["graphs"].update(x="toy/y.onnx")), "does not list"),
+    "trained is a word": (edit(lambda m: m.update(trained="no")), "does not fit its schema"),
+    "config is nothing": (edit(lambda m: m["components"]["toy"].update(config=None)), "malformed"),
+    "nested without end": (lambda root: (root / MANIFEST).write_text("[" * 100_000), "not a JSON object"),
+    "a pipe": (lambda root: os.mkfifo(root / "toy/pipe"), "does not list"),
+    "a pipe in a file's place": (pipe, "not a regular file"),
     "malformed hash": (edit(lambda m: m["files"]["toy/vocab.txt"].update(sha256="12")), "malformed"),
     "negative size": (edit(lambda m: m["files"]["toy/vocab.txt"].update(size=-1)), "malformed"),
 }
@@ -165,3 +175,13 @@ def test_sources(tmp_path: Path) -> None:
 def test_the_shipped_bundle_verifies() -> None:
     assert set(Bundle.open().manifest.components) >= {"sam2", "grounding_dino"}
     assert default_bundle().name == "nano"
+
+
+def test_weights_outside_the_bundle_are_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(4000))
+    path = root / "toy/encoder.onnx"
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "../../secret.bin"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        open_session(path, device="cpu")

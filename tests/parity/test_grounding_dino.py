@@ -91,7 +91,7 @@ def pair(
     """Seeded weights as an official checkpoint: run by the official code, exported, and run by ours."""
     reference = os.environ.get("ALREF_REFERENCE_PYTHON")
     if not reference:
-        pytest.skip("ALREF_REFERENCE_PYTHON names no Python of the reference environment")
+        pytest.fail("set ALREF_REFERENCE_PYTHON to the python that benchmarks/official/install.sh made")
     from export.bundle import add_to_bundle
     from export.grounding_dino import export_grounding_dino, official_config, save_seeded_checkpoint
     from export.grounding_dino.vocabulary import write_vocabulary

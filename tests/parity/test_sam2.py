@@ -8,6 +8,7 @@ into them, so that a suite which was stopped goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -141,8 +142,10 @@ class Workplace:
         from export.sam2 import export_sam2
 
         checkpoint = self.checkpoint(variant)
-        sources = sorted((ROOT / "export" / "sam2").glob("*.py"))
-        bundle = CACHE / "bundles" / f"{variant}-{_key(sha256_of(checkpoint), *map(sha256_of, sources))}"
+        sources = [*sorted((ROOT / "export").glob("*.py")), *sorted((ROOT / "export" / "sam2").glob("*.py"))]
+        versions = [importlib.metadata.version(package) for package in ("torch", "onnxscript")]
+        key = _key(sha256_of(checkpoint), *map(sha256_of, sources), *versions)
+        bundle = CACHE / "bundles" / f"{variant}-{key}"
         if not (bundle / "bundle.json").is_file():
             made = self.folder / f"{variant}-graphs"
             add_to_bundle(bundle, export_sam2(variant, made, checkpoint=checkpoint), name=variant)
@@ -197,7 +200,7 @@ def _key(*parts: str) -> str:
 def workplace(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     python = os.environ.get("ALREF_REFERENCE_PYTHON")
     if not python:
-        pytest.skip("ALREF_REFERENCE_PYTHON names no Python of the reference environment")
+        pytest.fail("set ALREF_REFERENCE_PYTHON to the python that benchmarks/official/install.sh made")
     folder = tmp_path_factory.mktemp("sam2")
     write_mask(folder / "bed.png", (540, 960), (200, 250, 620, 520))
     write_mask(folder / "wall.png", (540, 960), (500, 40, 900, 300))

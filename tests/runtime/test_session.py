@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import EngineError, ProviderError
-from alref_edge.runtime import SessionOptions, open_session, providers
+from alref_edge.runtime import Buffer, SessionOptions, open_session, providers
 
 onnx = pytest.importorskip("onnx")
 
@@ -92,6 +92,32 @@ def test_an_output_buffer_of_another_shape_is_refused(graph: Path) -> None:
             session.run(pair(), into={"total": session.buffer((2, 4))})
         with pytest.raises(EngineError, match="output names"):
             session.run(pair(), into={"sum": session.buffer((2, 3))})
+
+
+def test_sizes_of_outputs_are_tied_to_those_of_inputs(graph: Path) -> None:
+    with open_session(graph, device="cpu") as session, pytest.raises(EngineError, match="n=2"):
+        session.run(pair(rows=2), into={"total": session.buffer((3, 3))})
+
+
+def test_a_buffer_of_another_device_is_refused(graph: Path) -> None:
+    elsewhere = Buffer((2, 3), np.dtype(np.float32), "cuda:0", 0, None, lambda *_: None)
+    with open_session(graph, device="cpu") as session:
+        with pytest.raises(EngineError, match="another device"):
+            session.run(pair() | {"x": elsewhere})
+        with pytest.raises(EngineError, match="another device"):
+            session.run(pair(), into={"total": elsewhere})
+
+
+def test_dimensions_without_a_name_are_independent(tmp_path: Path) -> None:
+    tensors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None]) for name in ("x", "y")]
+    outputs = [onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [None])]
+    body = onnx.helper.make_graph([onnx.helper.make_node("Concat", ["x", "y"], ["z"], axis=0)], "g", tensors, outputs)
+    onnx.save(
+        onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "g.onnx",
+    )
+    with open_session(tmp_path / "g.onnx", device="cpu") as session:
+        assert len(session.run({"x": np.zeros(2, np.float32), "y": np.zeros(3, np.float32)})["z"]) == 5
 
 
 def test_rows_outside_a_buffer_are_refused(graph: Path) -> None:

@@ -181,9 +181,9 @@ class TrackingState:
             InputError: there are no prompts, a start is unknown or outside the video, frames are out of order, or
                 memory near a start was dropped since (give `keep` to the earlier sweep).
         """
-        begins = self._begins(starts, reverse)
+        begins, kept = self._begins(starts, reverse), tuple(keep)
         for object_id, begin in begins.items():
-            self._objects[object_id].anchors = (begin, *keep)
+            self._objects[object_id].anchors = (begin, *kept)
         return self._sweep(frames, begins, reverse, features or (lambda _: None))
 
     def close(self) -> None:
