@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -93,16 +94,25 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def _say(text: str, colour: str | None = None) -> None:
     """A line for a person, on stderr."""
-    line = " ".join(text.split())
-    encoding = sys.stderr.encoding or "utf-8"
-    typer.secho(line.encode(encoding, "replace").decode(encoding), err=True, fg=colour)
+    typer.secho(_printable(" ".join(text.split()), sys.stderr), err=True, fg=colour)
+
+
+def _echo(text: str) -> None:
+    """A line on stdout."""
+    typer.echo(_printable(text, sys.stdout))
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """The text as far as the stream's encoding has it; bytes of a file name that are no UTF-8 become U+FFFD."""
+    encoding = stream.encoding or "utf-8"
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode(encoding, "replace").decode(encoding)
 
 
 def _version(wanted: bool) -> None:
     if wanted:
         from alref_edge import __version__
 
-        typer.echo(f"alref-edge {__version__}")
+        _echo(f"alref-edge {__version__}")
         raise typer.Exit
 
 
@@ -184,7 +194,7 @@ def _sentences(texts: list[str], file: Path | None) -> list[str]:
     if file is None:
         return texts
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The file of sentences {file} cannot be read.",
@@ -222,14 +232,14 @@ def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:
     for entry in record["sentences"]:
         pivots = ", ".join(f"frame {pivot['frame']} ({pivot['score']:.2f})" for pivot in entry["pivots"]) or "none"
         where = entry["masks"].get("folder") or entry["masks"].get("file") or "not written"
-        typer.echo(f"{entry['text']}: pivots {pivots}; masks {where}")
-    typer.echo(f"{record['input']['frames']} frames, {len(record['sentences'])} sentences: {out}")
+        _echo(f"{entry['text']}: pivots {pivots}; masks {where}")
+    _echo(f"{record['input']['frames']} frames, {len(record['sentences'])} sentences: {out}")
 
 
 def _print_json(values: dict[str, Any]) -> None:
     import json
 
-    typer.echo(json.dumps(values, indent=1, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
+    _echo(json.dumps(values, indent=1, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
 
 
 @app.command()
@@ -246,7 +256,7 @@ def doctor(
     if as_json:
         _print_json(report.to_json())
     else:
-        typer.echo(report.to_text())
+        _echo(report.to_text())
     if not report.can_run:
         raise typer.Exit(1)
 
@@ -269,11 +279,11 @@ def bundle_verify(
         facts = {"name": manifest.name, "sha256": bundle.sha256, "trained": manifest.trained, "components": components}
         _print_json(facts)
         return
-    typer.echo(f"{manifest.name}: whole, {len(manifest.files)} files, {bundle.sha256}")
+    _echo(f"{manifest.name}: whole, {len(manifest.files)} files, {bundle.sha256}")
     for name, entry in manifest.components.items():
-        typer.echo(f"  {name}: {entry.variant}, {entry.precision}, {entry.licence}")
+        _echo(f"  {name}: {entry.variant}, {entry.precision}, {entry.licence}")
     if not manifest.trained:
-        typer.echo("  UNTRAINED: random weights")
+        _echo("  UNTRAINED: random weights")
 
 
 @app.command()
@@ -289,7 +299,7 @@ def sample(
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already.", mend="give another name, or replace it with --overwrite.")
     write_sample_clip(path)
-    typer.echo(f"wrote {path}")
+    _echo(f"wrote {path}")
 
 
 class _ProgressLine:

@@ -64,7 +64,6 @@ def _measure(video: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             last["together"] = list(pipeline.rvos(video, SENTENCES, settings=settings))
 
         def apart() -> None:
-            # The detector remembers captions, across runs too: the little that this spares the ten runs is theirs.
             last["apart"] = [
                 result for sentence in SENTENCES for result in pipeline.rvos(video, sentence, settings=settings)
             ]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.cli import _progress_line
+from alref_edge.cli import _printable, _progress_line, _sentences
 from alref_edge.media import open_video
 from alref_edge.pipeline.measure import Progress
 from tests.media.clips import make_clip
@@ -130,6 +130,31 @@ def test_the_output_folder_is_named_after_the_input(clip: Path, tmp_path: Path) 
     done = alref("run", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "clip-alref" / "masks").iterdir()) == ["00-a-ball.json"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "sentences.txt").write_text("\ufeffa ball\na wall\n", encoding="utf-8")
+    assert _sentences(["a dog"], tmp_path / "sentences.txt") == ["a dog", "a ball", "a wall"]
+
+
+def test_a_file_name_that_is_no_utf8(clip: Path, tmp_path: Path) -> None:
+    video = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    try:
+        shutil.copy(clip, video)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = alref("run", video.name, "--text", "a ball", "--masks", "none", "--no-overlay", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("caf\ufffd-alref\n")
+    out = tmp_path / os.fsdecode(b"caf\xe9-alref")
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert record["input"]["path"] == "caf\ufffd.mp4"
+
+
+def test_what_the_terminal_cannot_show_is_replaced() -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    assert _printable("caf\udce9 é", screen) == "caf? ?"
+    assert _printable("caf\udce9 é", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "caf\ufffd é"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

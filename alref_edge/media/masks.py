@@ -24,6 +24,7 @@ def write_indexed_png(path: str | os.PathLike[str], labels_hw: np.ndarray) -> No
 
     Raises:
         InputError: another shape, dtype or range, or a path that cannot be written.
+        CapacityError: the disk is full.
     """
     labels = np.asarray(labels_hw)
     if labels.ndim != 2 or not labels.size or labels.dtype.kind not in "uib":
@@ -44,6 +45,7 @@ def write_mask_png(path: str | os.PathLike[str], mask_hw: np.ndarray) -> None:
 
     Raises:
         InputError: another shape or dtype, or a path that cannot be written.
+        CapacityError: the disk is full.
     """
     mask = np.asarray(mask_hw)
     if mask.ndim != 2 or not mask.size or mask.dtype != np.bool_:

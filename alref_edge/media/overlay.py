@@ -28,8 +28,11 @@ _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("h264_v4l2m2m", {}),
     ("mpeg4", {"qscale": "3"}),
 )
-# A rate that holds 24, 25, 30 and 30/1.001 frames/s exactly and that MPEG-4 part 2 allows (at most 65,535).
-_TICKS = 60_000
+TICKS = 60_000
+"""Ticks a second of an overlay's clock.
+
+It holds 24, 25, 30 and 30/1.001 frames/s exactly, and MPEG-4 part 2 allows it (at most 65,535).
+"""
 
 
 def draw_overlay(
@@ -160,6 +163,7 @@ class OverlayWriter:
 
     Raises:
         InputError: sizes or a rate out of range, or a path that cannot be written.
+        CapacityError: the disk is full.
         MediaError: no encoder works.
     """
 
@@ -217,7 +221,7 @@ class OverlayWriter:
                 stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
                 stream.pix_fmt = "yuv420p"
                 context = stream.codec_context
-                context.time_base = stream.time_base = Fraction(1, _TICKS)
+                context.time_base = stream.time_base = Fraction(1, TICKS)
                 # BT.709, limited range, said in the stream: players and our own reader then agree on the colours.
                 context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
                 context.open()
@@ -250,7 +254,8 @@ class OverlayWriter:
             time_s: when the frame is shown, for a variable rate; by default a frame's duration after the last one.
 
         Raises:
-            InputError: shapes that do not fit, a time not after the last one, a full disk.
+            InputError: shapes that do not fit, a time not after the last one, a place that cannot be written.
+            CapacityError: the disk is full.
         """
         if image_hw3_u8.shape[:2] != (self.height, self.width):
             raise InputError(
@@ -267,28 +272,34 @@ class OverlayWriter:
 
         if self._container is None:
             raise InputError("The overlay video is closed.", expected="an open writer", got=self.path)
-        due = self._due if time_s is None else Fraction(time_s) * _TICKS
+        due = self._due if time_s is None else Fraction(time_s) * TICKS
         pts = round(due)
         if pts <= self._last:
             raise InputError(
                 "A frame of an overlay is not later than the one before.",
-                expected=f"after {self._last / _TICKS:.4f} s",
-                got=f"{pts / _TICKS:.4f} s",
+                expected=f"after {self._last / TICKS:.4f} s",
+                got=f"{pts / TICKS:.4f} s",
             )
         if self.width % 2 or self.height % 2:
             image = np.pad(image, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         try:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace=1, dst_color_range=1)
-            frame.pts, frame.time_base = pts, Fraction(1, _TICKS)
+            frame.pts, frame.time_base = pts, Fraction(1, TICKS)
             self._container.mux(self._stream.encode(frame))
         except (av.FFmpegError, OSError) as error:
             raise unwritable(self.path, error) from error
-        self._last, self._due = pts, due + _TICKS / self.fps
+        self._last, self._due = pts, due + TICKS / self.fps
         self.frames += 1
 
     def close(self) -> None:
-        """Finishes the video and gives it its name. MediaError without a frame; InputError if it cannot be written."""
+        """Finishes the video and gives it its name.
+
+        Raises:
+            MediaError: no frame was written.
+            InputError: it cannot be written.
+            CapacityError: the disk is full.
+        """
         import av
 
         if self._container is None:

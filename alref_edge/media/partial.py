@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,15 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from alref_edge.errors import InputError
+from alref_edge.errors import AlrefError, CapacityError, InputError
 
 
 def open_beside(path: Path) -> tuple[IO[bytes], Path]:
-    """A new hidden file in the folder of `path`, open for writing and reading, and its name. Raises InputError."""
+    """A new hidden file in the folder of `path`, open for writing and reading, and its name.
+
+    Raises:
+        InputError, CapacityError: see `unwritable`.
+    """
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".partial", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".partial", dir=path.parent)
     except (OSError, ValueError) as error:
         raise unwritable(path, error) from error
     return os.fdopen(descriptor, "w+b"), Path(name)
@@ -49,9 +54,14 @@ def written_beside(path: Path) -> Iterator[IO[bytes]]:
             partial.unlink()
 
 
-def unwritable(path: Path, error: Exception) -> InputError:
-    """The InputError for an output that the system refuses."""
-    return InputError(
+def is_full(error: Exception) -> bool:
+    """Whether the system refused for want of room: a full disk, or a quota used up."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unwritable(path: Path, error: Exception) -> AlrefError:
+    """The error for an output that the system refuses: CapacityError where the disk is full, InputError elsewhere."""
+    return (CapacityError if is_full(error) else InputError)(
         f"{path} cannot be written.",
         expected="a place to write to, with room",
         got=getattr(error, "strerror", None) or error,

@@ -18,6 +18,7 @@ def write_sample_clip(path: str | os.PathLike[str]) -> None:
 
     Raises:
         InputError: the path cannot be written.
+        CapacityError: the disk is full.
         MediaError: PyAV has no encoder that works.
     """
     nothing = np.zeros((0, HEIGHT, WIDTH), bool)

@@ -27,7 +27,8 @@ class VideoInfo:
     Attributes:
         frames: number of frames; None where the container cannot be trusted and nobody has counted yet.
         width, height: of the frames as they are delivered, rotation applied, in pixels.
-        fps: average frames per second (of a folder or an image: the rate given to `open_video`).
+        fps: average frames per second (of a folder or an image: the rate given to `open_video`; 25 of a video of one
+            frame, or of one whose rate is not between 0 and 1,000).
         duration_s: length in seconds; 0 where the container does not say.
         kind: "video", "frames" (a folder) or "image".
         codec: name of the codec, or the image format.

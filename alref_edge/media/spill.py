@@ -19,7 +19,7 @@ _DISK_RESERVE = 256 << 20
 
 
 def spill_folder() -> str:
-    """Where temporary frames go: `TMPDIR`, else `/var/tmp` (on disk, where `/tmp` may be memory), else the default."""
+    """Where temporary files go: `TMPDIR`, else `/var/tmp` (on disk, where `/tmp` may be memory), else the default."""
     if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK | os.X_OK):
         return "/var/tmp"
     return tempfile.gettempdir()

@@ -41,6 +41,7 @@ _STREAMS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjp
 _SWS_FLAGS = 0x2 | 0x40000 | 0x80000
 _READ_BYTES = 1 << 18
 _MAX_THREADS = 4
+_MAX_RATE = 1000
 _ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError)
 # PyAV before 18 crashes when decoder options meet a container whose streams are found late (MPEG); the sizes of its
 # headers are still checked after opening.
@@ -92,7 +93,8 @@ class VideoFile(VideoSource):
             rate = measured if measured and abs(rate / measured - 1) > 0.005 else rate
         else:
             duration_s = header_s
-        if not 0 < rate < 1e6:
+        # One frame has no rate: what its header gives is the container's clock, such as 90,000 a second.
+        if self._count == 1 or not 0 < rate < _MAX_RATE:
             rate = 25.0
         info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
         super().__init__(path, info, limits)

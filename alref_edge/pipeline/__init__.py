@@ -132,7 +132,7 @@ class Pipeline:
             settings: numbers of the method; the bundle's defaults if None.
             limits: caps on the video (those of an opened source hold as they are).
             progress: called after every frame of every stage.
-            spill_dir: where masks wait in an unnamed temporary file; the system's temporary folder if None.
+            spill_dir: where masks wait in an unnamed temporary file; None: TMPDIR, /var/tmp, or the system's choice.
             feature_cache_bytes: see `ObjectTracking`.
 
         Yields:

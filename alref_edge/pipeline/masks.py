@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.errors import CapacityError, InputError
+from alref_edge.media.spill import spill_folder
 
 
 class MaskStore:
@@ -23,7 +24,10 @@ class MaskStore:
         objects: number of objects.
         frames: number of frames.
         height, width: size of a mask in pixels.
-        folder: where the temporary file goes; the system's folder for such files by default.
+        folder: where the temporary file goes; `alref_edge.media.spill.spill_folder()` by default.
+
+    Raises:
+        CapacityError: there is no room for the file, or its folder cannot be written.
     """
 
     def __init__(self, objects: int, frames: int, height: int, width: int, folder: str | None = None) -> None:
@@ -31,7 +35,11 @@ class MaskStore:
         self._at = np.full((objects, frames), -1, np.int64)
         self._length = np.zeros((objects, frames), np.int32)
         self._end = 0
-        self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115  (closed by close or collection)
+        try:
+            # Closed by close or collection.
+            self._file = tempfile.TemporaryFile(buffering=0, dir=folder or spill_folder())  # noqa: SIM115
+        except OSError as error:
+            raise _full(error) from error
         self._close = weakref.finalize(self, self._file.close)
 
     def put(self, item: int, frame: int, mask_hw: np.ndarray) -> None:
@@ -54,9 +62,7 @@ class MaskStore:
             while rest:
                 rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(packed) - len(rest)) :]
         except OSError as error:
-            raise CapacityError(
-                "The masks cannot be stored.", got=error.strerror, mend="make room, or set TMPDIR to a larger disk."
-            ) from error
+            raise _full(error) from error
         self._at[item, frame], self._length[item, frame] = self._end, len(packed)
         self._end += len(packed)
 
@@ -105,3 +111,9 @@ class MaskStore:
                 expected=f"an object of {self.shape[0]} and a frame of {self.shape[1]}",
                 got=(item, frame),
             )
+
+
+def _full(error: OSError) -> CapacityError:
+    return CapacityError(
+        "The masks cannot be stored.", got=error.strerror, mend="make room, or set TMPDIR to a larger disk."
+    )

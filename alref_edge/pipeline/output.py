@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from alref_edge import __version__
-from alref_edge.errors import InputError
+from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
+from alref_edge.media.overlay import TICKS
+from alref_edge.media.partial import is_full
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
 from alref_edge.pipeline.results import RvosResult
@@ -27,7 +29,9 @@ from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
 OVERLAY = "overlay.mp4"
+MASKS = "masks"
 _MASK_FORMATS = ("png", "rle", "none")
+_SLOWEST, _FASTEST = 0.001, 1000.0
 
 
 class ResultFolder:
@@ -40,13 +44,15 @@ class ResultFolder:
             folder.write(list(pipeline.rvos(...)), source)
 
     Args:
-        path: its name.
-        overwrite: replace a result that is there; anything else than an earlier result is never replaced.
+        path: its name; of a symbolic link, the folder that it points to.
+        overwrite: replace a result that is there; a folder that holds anything else is never replaced.
         masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
         overlay: also write a video with the masks drawn over the frames.
 
     Raises:
-        InputError: something is there already, the folder cannot be made, or there is no such form of masks.
+        InputError: something is there already, the folder cannot be made, or there is no such form of masks. At the
+            end of the block: something has come there meanwhile.
+        CapacityError: the disk is full.
     """
 
     def __init__(
@@ -60,8 +66,8 @@ class ResultFolder:
         if masks not in _MASK_FORMATS:
             raise InputError("There is no such form of masks.", expected=", ".join(_MASK_FORMATS), got=masks)
         self._masks, self._overlay = masks, overlay
-        self.path = Path(os.path.abspath(path))
-        self._check_free(overwrite)
+        self.path = Path(os.path.realpath(path))
+        self._replace = self._check_free(overwrite)
         self._made: list[Path] = []
         self._done = False
         try:
@@ -69,7 +75,7 @@ class ResultFolder:
                 if not parent.exists():
                     parent.mkdir()
                     self._made.append(parent)
-            self.partial = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:80]}.partial-", dir=self.path.parent))
+            self.partial = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.partial-", dir=self.path.parent))
         except OSError as error:
             self._remove_parents()
             raise _unwritable(self.path, error) from error
@@ -83,10 +89,11 @@ class ResultFolder:
             watch: times and reports.
 
         Returns:
-            What `result.json` holds.
+            What `result.json` holds. Bytes of a file name that are no UTF-8 are U+FFFD in it.
 
         Raises:
-            InputError: the disk is full.
+            InputError: the system refuses to write.
+            CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
         watch = watch or Watch()
@@ -113,20 +120,20 @@ class ResultFolder:
                 "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
                 "warnings": warnings,
             }
-            (self.partial / RESULT).write_text(
-                json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(record, indent=1, ensure_ascii=False))
+            (self.partial / RESULT).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self._done = True
-        return record
+        written: dict[str, Any] = json.loads(text)
+        return written
 
     def _write_masks(self, result: RvosResult, count: int, watch: Watch) -> dict[str, str]:
         if self._masks == "none":
             return {"format": "none"}
         name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.sentence)}"
         done, total = result.index * result.frame_count, count * result.frame_count
-        where = self.partial / "masks"
+        where = self.partial / MASKS
         where.mkdir(exist_ok=True)
         if self._masks == "rle":
             with (where / f"{name}.json").open("w", encoding="ascii") as file:
@@ -134,66 +141,88 @@ class ResultFolder:
                     file.write(("[\n" if frame == 0 else ",\n") + json.dumps(rle))
                     watch.report("masks", done + frame + 1, total)
                 file.write("\n]\n")
-            return {"format": "rle", "file": f"masks/{name}.json"}
+            return {"format": "rle", "file": f"{MASKS}/{name}.json"}
         (where / name).mkdir()
         for frame, mask_hw in result.masks():
             label = np.uint8(1 + result.index % 255)
             write_indexed_png(where / name / f"{frame:05d}.png", mask_hw.astype(np.uint8) * label)
             watch.report("masks", done + frame + 1, total)
-        return {"format": "png", "folder": f"masks/{name}"}
+        return {"format": "png", "folder": f"{MASKS}/{name}"}
 
     def _write_overlay(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch) -> list[str]:
         info, count = source.info, results[0].frame_count
+        fps = min(max(info.fps, _SLOWEST), _FASTEST)
         times = source.times_s() if info.kind == "video" else None
+        last = -1
         with (
             watch.stage("overlay"),
             OverlayWriter(
-                self.partial / OVERLAY, info.width, info.height, info.fps, labels=[each.sentence for each in results]
+                self.partial / OVERLAY, info.width, info.height, fps, labels=[each.sentence for each in results]
             ) as writer,
         ):
             for frame, image in source.frames():
                 masks_nhw = np.stack([result.mask(frame) for result in results])
-                writer.write(image, masks_nhw, time_s=None if times is None else float(times[frame] - times[0]))
+                if times is not None:
+                    # A video's clock may be finer than the overlay's.
+                    last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
+                writer.write(image, masks_nhw, time_s=None if times is None else last / TICKS)
                 watch.report("overlay", frame + 1, count)
         return writer.warnings
 
-    def _check_free(self, overwrite: bool) -> None:
+    def _check_free(self, overwrite: bool) -> bool:
+        """Whether a result is there that may be replaced. InputError if anything is there that may not be."""
         path = self.path
-        if path.name == "" or (path.exists() and not path.is_dir()):
+        if path.name == "" or (os.path.lexists(path) and not path.is_dir()):
             raise InputError(f"{path} is not a folder.", expected="a new folder", mend="give another name with --out.")
+        if os.path.ismount(path):
+            raise InputError(
+                f"The output folder {path} is a mount point, which cannot be renamed.",
+                expected="a folder that can be made anew",
+                mend=f"give a folder inside it: --out {path / 'result'}",
+            )
         try:
-            occupied = path.is_dir() and any(path.iterdir())
+            names = set(os.listdir(path)) if path.is_dir() else set()
+            if not names:
+                return False
+            if not overwrite:
+                raise InputError(
+                    f"The output folder {path} is not empty.",
+                    mend="give another name with --out, or replace the result in it with --overwrite.",
+                )
+            others = names - {RESULT, OVERLAY, MASKS}
+            if others or not _is_result(path / RESULT):
+                raise InputError(
+                    f"The output folder {path} holds something else than a result.",
+                    expected=f"a {RESULT} of {RESULT_SCHEMA} in it, and nothing but {MASKS} and {OVERLAY} beside it",
+                    got=", ".join(sorted(others)[:3]) or None,
+                    mend="give another name with --out, or empty it yourself.",
+                )
         except OSError as error:
             raise _unwritable(path, error) from error
-        if occupied and not overwrite:
-            raise InputError(
-                f"The output folder {path} is not empty.",
-                mend="give another name with --out, or replace the result in it with --overwrite.",
-            )
-        if occupied and not (path / RESULT).is_file():
-            raise InputError(
-                f"The output folder {path} holds something else than a result.",
-                expected=f"a {RESULT} in it",
-                mend="give another name with --out, or empty it yourself.",
-            )
+        return True
 
     def _publish(self) -> None:
         mask = os.umask(0)
         os.umask(mask)
+        replaced = self._check_free(self._replace)
         aside: Path | None = None
         try:
             self.partial.chmod(0o777 & ~mask)
-            if self.path.exists():
-                aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:80]}.replaced-", dir=self.path.parent))
+            if replaced:
+                aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.replaced-", dir=self.path.parent))
                 self.path.rename(aside / "old")
+            # Fails where something has come since, unless it is an empty folder.
             self.partial.rename(self.path)
         except OSError as error:
-            if aside is not None and (aside / "old").exists() and not self.path.exists():
-                (aside / "old").rename(self.path)
             raise _unwritable(self.path, error) from error
         finally:
-            if aside is not None and self.path.exists():
-                shutil.rmtree(aside, ignore_errors=True)
+            if aside is not None:
+                with suppress(OSError):
+                    if self.partial.exists() and (aside / "old").exists():
+                        # Stays aside if something else has the name now.
+                        (aside / "old").rename(self.path)
+                if not self.partial.exists() or not (aside / "old").exists():
+                    shutil.rmtree(aside, ignore_errors=True)
 
     def _remove_parents(self) -> None:
         for parent in reversed(self._made):
@@ -239,8 +268,19 @@ def _detections(found: Detections) -> dict[str, Any]:
     return {"boxes": found.boxes_n4.tolist(), "scores": found.scores_n.tolist(), "phrases": list(found.phrases)}
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(
+def _is_result(path: Path) -> bool:
+    """Whether a file is the `result.json` of a run. OSError where it cannot be read."""
+    if not path.is_file():
+        return False
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and record.get("schema") == RESULT_SCHEMA
+
+
+def _unwritable(path: Path, error: OSError) -> AlrefError:
+    return (CapacityError if is_full(error) else InputError)(
         f"{path} cannot be written.",
         expected="a folder that can be made, on a disk with room",
         got=error.strerror or str(error),

@@ -69,7 +69,8 @@ def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator, config:
         return 0.5 * noise
     if name.endswith("query_position_embeddings.weight"):
         # Ranks of near-equal proposals may swap by rounding; queries that hardly differ by rank make that harmless.
-        return 0.3 * torch.randn(shape[1], generator=generator)[None] + 1e-3 * noise
+        # The more queries, the nearer their ties.
+        return 0.3 * torch.randn(shape[1], generator=generator)[None] + 0.04 / config.num_queries * noise
     if name.endswith(("embeddings.weight", "level_embed")):
         return 0.5 * noise
     if "bbox_embed" in name and ".layers.2." in name:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from alref_edge.errors import InputError, MediaError
+from alref_edge.errors import CapacityError, InputError, MediaError
 from alref_edge.media import (
     DAVIS_PALETTE,
     Limits,
     decode_rle,
     encode_rle,
     object_colour,
+    partial,
     write_indexed_png,
     write_mask_png,
 )
@@ -66,6 +69,23 @@ def test_mask_png(mask: np.ndarray, tmp_path: Path) -> None:
     assert image.mode == "L"
     np.testing.assert_array_equal(np.asarray(image), np.where(mask, 255, 0))
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_a_capacity_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_a_full_disk(path: Path) -> tuple[IO[bytes], Path]:
+        return open("/dev/full", "wb"), path.with_suffix(".partial")
+
+    monkeypatch.setattr(partial, "open_beside", on_a_full_disk)
+    for side in (2, 400):
+        with pytest.raises(CapacityError, match=r"cannot be written.*No space left"):
+            write_mask_png(tmp_path / "m.png", np.random.default_rng(0).random((side, side)) < 0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EDQUOT, CapacityError), (errno.EROFS, InputError)])
+def test_a_used_up_quota_is_a_full_disk(number: int, kind: type[Exception]) -> None:
+    assert type(partial.unwritable(Path("m.png"), OSError(number, os.strerror(number)))) is kind
 
 
 def test_files_get_the_permissions_of_plain_files(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
-from alref_edge.errors import InputError, MediaError
+from alref_edge.errors import CapacityError, InputError, MediaError
 from alref_edge.media import OverlayWriter, draw_overlay, object_colour, open_video, overlay
 from tests.media.clips import frame_number, pattern
 
@@ -186,6 +187,28 @@ def test_without_any_encoder_it_is_an_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(overlay, "_ENCODERS", ())
     with pytest.raises(MediaError, match="No video encoder"):
         OverlayWriter(tmp_path / "out.mp4", 32, 32, 25)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_a_capacity_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_a_full_disk(path: Path) -> tuple[IO[bytes], Path]:
+        link = path.with_suffix(".partial")
+        link.symlink_to("/dev/full")
+        return link.open("wb"), link
+
+    monkeypatch.setattr(overlay, "open_beside", on_a_full_disk)
+
+    def fill(frames: int) -> None:
+        noise = np.random.default_rng(0)
+        with OverlayWriter(tmp_path / "out.mp4", 160, 120, 25) as writer:
+            for _ in range(frames):
+                image = noise.integers(0, 256, (120, 160, 3), np.uint8)
+                writer.write(image, np.zeros((0, 120, 160), bool))
+
+    for frames in (1, 100):
+        with pytest.raises(CapacityError, match=r"cannot be written.*No space left"):
+            fill(frames)
     assert list(tmp_path.iterdir()) == []
 
 

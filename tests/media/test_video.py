@@ -167,6 +167,15 @@ def test_one_frame_clip(folder: Path) -> None:
     assert source.info.duration_s > 0
 
 
+@pytest.mark.parametrize(("times", "fps"), [([0], 25), ([0, 1], 25), ([0, 90], 25), ([0, 180], 500)])
+def test_the_clock_of_a_container_is_not_its_rate(times: list[int], fps: float, folder: Path) -> None:
+    path = make_clip(
+        folder / f"clock_{times[-1]}_{len(times)}.mp4", len(times), b_frames=0, times=times,
+        fps=90_000, time_base=Fraction(1, 90_000), container_options={"video_track_timescale": "90000"},
+    )  # fmt: skip
+    assert open_video(path).info.fps == pytest.approx(fps)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_variable_rate_keeps_the_frames_and_their_times(suffix: str, folder: Path) -> None:
     times = [0, 40, 55, 300, 301, 900, 933]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alref_edge.errors import InputError
+from alref_edge.errors import CapacityError, InputError
+from alref_edge.media.spill import spill_folder
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Progress, Watch
 
@@ -45,6 +47,19 @@ def test_nothing_is_left_on_disk_and_the_file_closes_with_the_store(tmp_path: Pa
     del store
     if before is not None:
         assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the file's place is read from /proc")
+def test_masks_lie_where_temporary_frames_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if spill_folder() == str(tmp_path):
+        pytest.skip("/var/tmp cannot be written here")
+    with MaskStore(1, 1, 4, 4) as store:
+        place = os.readlink(f"/proc/self/fd/{store._file.fileno()}")
+    assert place.startswith(os.path.realpath(spill_folder()) + "/")
+    with pytest.raises(CapacityError, match="TMPDIR"):
+        MaskStore(1, 1, 4, 4, str(tmp_path / "gone"))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.errors import InputError
+from alref_edge.errors import CapacityError, InputError
 from alref_edge.media import decode_rle, open_video
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.output import ResultFolder, slug
@@ -17,7 +22,7 @@ from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import RunReport, RvosResult
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections, Pivot
-from tests.media.clips import make_clip
+from tests.media.clips import make_clip, make_folder
 
 SENTENCES = ["The red ball!", "犬"]
 
@@ -134,6 +139,180 @@ def test_overwriting_replaces_results_and_nothing_else(tmp_path: Path, clip: Pat
     with pytest.raises(InputError, match="something else"):
         ResultFolder(out, overwrite=True)
     assert (out / "masks").is_dir()
+
+
+@pytest.mark.parametrize("written", ["{}", "[]", "no JSON", '{"schema": "alref-edge.rvos/0"}', "\udcff"])
+def test_a_result_of_another_program_is_not_replaced(tmp_path: Path, written: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result.json").write_bytes(os.fsencode(written))
+    with pytest.raises(InputError, match="something else"):
+        ResultFolder(out, overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
+    assert (out / "result.json").read_bytes() == os.fsencode(written)
+
+
+def test_a_result_with_files_of_the_users_beside_it_is_not_replaced(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    with ResultFolder(tmp_path / "out", masks="none", overlay=False) as folder:
+        folder.write(results, open_video(clip))
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"something else.*thesis\.tex"):
+        ResultFolder(tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("start", ["nothing", "empty folder", "result"])
+def test_what_comes_during_a_run_is_not_deleted(
+    tmp_path: Path, clip: Path, results: list[RvosResult], start: str
+) -> None:
+    out = tmp_path / "out"
+    if start == "empty folder":
+        out.mkdir()
+    if start == "result":
+        with ResultFolder(out, masks="none", overlay=False) as folder:
+            folder.write(results, open_video(clip))
+
+    def run() -> None:
+        with ResultFolder(out, overwrite=start == "result", masks="none", overlay=False) as folder:
+            folder.write(results, open_video(clip))
+            out.mkdir(exist_ok=True)
+            (out / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(InputError, match=r"not empty|something else"):
+        run()
+    assert (out / "thesis.tex").read_text() == "years of work"
+    assert left_over(tmp_path) == ["out"]
+
+
+def test_another_runs_result_is_not_replaced_where_none_was_at_the_start(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    def run() -> None:
+        with ResultFolder(tmp_path / "out", overwrite=True, masks="none", overlay=False) as slower:
+            with ResultFolder(tmp_path / "out", masks="rle", overlay=False) as faster:
+                faster.write(results, open_video(clip))
+            slower.write(results, open_video(clip))
+
+    with pytest.raises(InputError, match="not empty"):
+        run()
+    assert (tmp_path / "out" / "masks").is_dir()
+    assert left_over(tmp_path) == ["out"]
+
+
+def test_what_comes_between_check_and_renaming_is_not_deleted(
+    tmp_path: Path, clip: Path, results: list[RvosResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with ResultFolder(out, masks="none", overlay=False) as folder:
+        folder.write(results, open_video(clip))
+    before = (out / "result.json").read_bytes()
+    rename = Path.rename
+
+    def raced(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name:
+            out.mkdir()
+            (out / "thesis.tex").write_text("years of work")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", raced)
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        ResultFolder(out, overwrite=True, masks="none", overlay=False) as folder,
+    ):
+        folder.write(results, open_video(clip))
+    assert (out / "thesis.tex").read_text() == "years of work"
+    (kept,) = tmp_path.glob(".out.replaced-*/old/result.json")
+    assert kept.read_bytes() == before
+
+
+def test_a_link_gives_its_target_the_result(tmp_path: Path, clip: Path, results: list[RvosResult]) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "out"
+    link.symlink_to(tmp_path / "disk" / "target")
+    for overwrite in (False, True):
+        with ResultFolder(link, overwrite=overwrite, masks="none", overlay=False) as folder:
+            folder.write(results, open_video(clip))
+        assert link.is_symlink()
+        assert os.listdir(tmp_path / "disk") == ["target"]
+        assert os.listdir(tmp_path / "disk" / "target") == ["result.json"]
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="not a folder"):
+        ResultFolder(tmp_path / "loop")
+
+
+@pytest.mark.skipif(not os.path.ismount("/proc"), reason="/proc is the mount point that is tried")
+def test_a_mount_point_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"mount point.*--out /proc/result"):
+        ResultFolder("/proc", overwrite=True)
+
+
+def test_a_file_name_that_is_no_utf8(tmp_path: Path, clip: Path, results: list[RvosResult]) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    video = shutil.copy(clip, odd / os.fsdecode(b"\xff.mp4"))
+    report = replace(results[0].run, video=str(video))
+    results = [replace(result, run=report, warnings=(f"{video} is odd",)) for result in results]
+    with ResultFolder(odd / "out") as folder:
+        record = folder.write(results, open_video(video))
+    path = f"{tmp_path}/caf\ufffd/\ufffd.mp4"
+    assert record["input"]["path"] == os.fsencode(video).decode("utf-8", "replace") == path
+    assert record["warnings"] == [f"{path} is odd"]
+    assert json.loads((odd / "out" / "result.json").read_text(encoding="utf-8")) == record
+    assert open_video(odd / "out" / "overlay.mp4").frame_count() == 4
+
+
+def test_the_longest_name_that_a_folder_may_have(tmp_path: Path, clip: Path, results: list[RvosResult]) -> None:
+    for overwrite in (False, True):
+        with ResultFolder(tmp_path / ("犬" * 85), overwrite=overwrite, masks="none", overlay=False) as folder:
+            folder.write(results, open_video(clip))
+    assert left_over(tmp_path) == ["犬" * 85]
+
+
+def test_frames_closer_than_the_clock_of_the_overlay(tmp_path: Path, results: list[RvosResult]) -> None:
+    clip = make_clip(
+        tmp_path / "close.mp4", 4, (64, 48), b_frames=0, times=[0, 1, 2, 90_000], time_base=Fraction(1, 90_000)
+    )
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        folder.write(results, open_video(clip))
+    times = open_video(tmp_path / "out" / "overlay.mp4").times_s()
+    np.testing.assert_allclose(times, [0, 1 / 60_000, 2 / 60_000, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("fps", [1e-5, 5e5])
+def test_a_folders_rate_may_be_any(tmp_path: Path, results: list[RvosResult], fps: float) -> None:
+    source = open_video(make_folder(tmp_path / "frames", 4, (64, 48)), fps=fps)
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        folder.write(results, source)
+    assert open_video(tmp_path / "out" / "overlay.mp4").frame_count() == 4
+
+
+def _full_json(partial: Path) -> None:
+    (partial / "result.json").symlink_to("/dev/full")
+
+
+def _full_rle(partial: Path) -> None:
+    (partial / "masks").mkdir()
+    (partial / "masks" / "00-the-red-ball.json").symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("fill", [_full_json, _full_rle])
+def test_a_full_disk_is_a_capacity_error(
+    tmp_path: Path, clip: Path, results: list[RvosResult], fill: Callable[[Path], None]
+) -> None:
+    def run() -> None:
+        with ResultFolder(tmp_path / "out", masks="rle", overlay=False) as folder:
+            fill(folder.partial)
+            folder.write(results, open_video(clip))
+
+    with pytest.raises(CapacityError, match=r"cannot be written.*No space left"):
+        run()
+    assert left_over(tmp_path) == []
 
 
 def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path, clip: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -17,8 +16,6 @@ from alref_edge.models.grounding_dino.geometry import Geometry, backbone_tables,
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
 from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
 from alref_edge.types import Detections
-
-_CAPTIONS_KEPT = 256
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ class GroundingDino:
             raise BundleError(
                 "The Grounding DINO configuration is incomplete.", got=repr(error), mend="export the component again."
             ) from error
-        self._encode_text = lru_cache(_CAPTIONS_KEPT)(self._run_text_encoder)
 
     @classmethod
     def from_component(
@@ -147,14 +143,11 @@ class GroundingDino:
         return ImageFeatures(features, network_hw, (height, width))
 
     def encode_text(self, caption: str) -> TextFeatures:
-        """Run the text encoder on a caption; the last captions' results are kept.
+        """Run the text encoder on a caption.
 
         Raises:
             InputError: the caption is empty, too long, or has no word that the vocabulary knows.
         """
-        return self._encode_text(caption)
-
-    def _run_text_encoder(self, caption: str) -> TextFeatures:
         tokens = self._tokenizer.encode(caption)
         feeds = {
             "input_ids": tokens.input_ids,
@@ -212,7 +205,6 @@ class GroundingDino:
 
     def close(self) -> None:
         """Give back what the sessions hold."""
-        self._encode_text.cache_clear()
         for session in (self._backbone, self._text_encoder, self._decoder):
             session.close()
 

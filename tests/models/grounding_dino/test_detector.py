@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -64,10 +66,25 @@ def test_an_image_is_encoded_once_for_many_captions(component: Component, image:
         features = detector.encode_image(image)
         first, second = (detector.encode_text(caption) for caption in ("the dog", "a cat. a ball"))
         one, two, again = (detector.detect(features, text, box_threshold=0.01) for text in (first, second, first))
-        assert detector.encode_text("the dog") is first
         assert calls == {"_backbone": 1, "_text_encoder": 2, "_decoder": 3}
         np.testing.assert_array_equal(one.boxes_n4, again.boxes_n4)
         assert one.scores_n.shape != two.scores_n.shape or not np.array_equal(one.scores_n, two.scores_n)
+
+
+def test_every_caption_given_is_encoded_and_nothing_keeps_the_sessions(component: Component) -> None:
+    detector = GroundingDino.from_component(component, "cpu")
+    calls = {"_text_encoder": 0}
+    _count(detector, "_text_encoder", calls)
+    first, again = detector.encode_text("the dog"), detector.encode_text("the dog")
+    assert calls == {"_text_encoder": 2}
+    np.testing.assert_array_equal(first.features, again.features)
+    watched = weakref.ref(detector)
+    gc.disable()
+    try:
+        del detector
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def _count(detector: GroundingDino, name: str, calls: dict[str, int]) -> None:
