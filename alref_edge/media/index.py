@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from alref_edge.errors import MediaError
 from alref_edge.media.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from av.container import InputContainer
     from av.packet import Packet
@@ -56,6 +57,15 @@ class PacketIndex:
         """The frame shown at `pts`, or -1."""
         row = int(np.searchsorted(self.pts_t, pts))
         return row if row < len(self.pts_t) and self.pts_t[row] == pts else -1
+
+    def runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+        """Cuts ascending frames into runs that each decode on without a seek: `(group to begin with, frames)`."""
+        frames = np.asarray(wanted, np.int64)
+        groups = np.searchsorted(self.starts_g, frames, side="right") - 1
+        # A seek pays where going on would decode frames between the last wanted one and the next one's key frame.
+        cuts = np.flatnonzero((groups[1:] != groups[:-1]) & (self.starts_g[groups[1:]] > frames[:-1] + 1)) + 1
+        for start, stop in pairwise([0, *cuts.tolist(), len(frames)]):
+            yield int(groups[start]), wanted[start:stop]
 
 
 def index_packets(container: InputContainer, stream: VideoStream, limits: Limits, what: object) -> PacketIndex | None:

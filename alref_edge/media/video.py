@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 
 from alref_edge.errors import MediaError
 from alref_edge.media.containers import declared_bytes
-from alref_edge.media.index import PacketIndex, index_packets
+from alref_edge.media.index import index_packets
 from alref_edge.media.limits import Limits
 from alref_edge.media.source import VideoInfo, VideoSource, unreadable
 from alref_edge.media.turn import Turn
@@ -187,7 +186,7 @@ class VideoFile(VideoSource):
         """Decodes run by run: from a key frame to the last packet that the run needs."""
         assert self._index is not None
         with self._opened() as (container, stream):
-            for group, run in _runs(self._index, wanted):
+            for group, run in self._index.runs(wanted):
                 yield from self._decode_run(container, stream, group, run)
 
     def _decode_run(
@@ -378,17 +377,6 @@ def _decoded(stream: VideoStream, packet: Packet[VideoStream]) -> tuple[Sequence
         return [], None
     except av.FFmpegError as error:
         return [], error
-
-
-def _runs(index: PacketIndex, wanted: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
-    """Cuts the wanted frames into runs that each decode on without a seek: `(group to begin with, frames)`."""
-    frames = np.asarray(wanted, np.int64)
-    groups = np.searchsorted(index.starts_g, frames, side="right") - 1
-    # A seek pays where going on would decode frames between the last wanted one and the next one's key frame.
-    cuts = np.flatnonzero((groups[1:] != groups[:-1]) & (index.starts_g[groups[1:]] > frames[:-1] + 1)) + 1
-    bounds = [0, *cuts.tolist(), len(frames)]
-    for start, stop in pairwise(bounds):
-        yield int(groups[start]), wanted[start:stop]
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> float:
