@@ -194,7 +194,7 @@ def _bundle(path: Path | None) -> Finding:
     except AlrefError as error:
         return Finding("bundle", "fault", str(error), error.mend or "")
     trained = "" if bundle.manifest.trained else ", UNTRAINED: random weights"
-    return Finding("bundle", "ok", f"{bundle.root}: whole{trained}")
+    return Finding("bundle", "ok", f"{bundle.root}: whole, {', '.join(bundle.precisions)}{trained}")
 
 
 def _line(error: Exception) -> str:

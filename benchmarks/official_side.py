@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alref_edge.bundle import Bundle
+from alref_edge.bundle.verify import sha256_of
 from alref_edge.errors import InputError
 
 ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "export" / "nano" / "weights"
 
 
 def reference_python() -> str:
@@ -41,20 +43,22 @@ def run_official(runner: str, *arguments: str) -> None:
         raise RuntimeError(f"the official runner {runner} failed:\n{done.stderr[-3000:]}")
 
 
-def official_checkpoints(bundle: Bundle, folder: Path) -> dict[str, dict[str, Any]]:
-    """The weights of a seeded bundle as official checkpoints in `folder`, by component, as the runners want them."""
-    from export.grounding_dino import save_seeded_checkpoint as save_grounding_dino
-    from export.sam2 import save_seeded_checkpoint as save_sam2
+def official_checkpoints(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """The weights that the shipped bundle was exported from, official checkpoints, as the runners want them.
 
-    components = bundle.manifest.components
-    sam2, grounding = components["sam2"], components["grounding_dino"]
-    save_sam2(sam2.variant, sam2.source["seed"], folder / "sam2.pt")
-    save_grounding_dino(grounding.variant, grounding.source["seed"], folder / "grounding_dino.pth")
-    return {
-        "sam2": {"variant": sam2.variant, "checkpoint": str(folder / "sam2.pt")},
-        "grounding_dino": {
-            "variant": grounding.variant,
-            "checkpoint": str(folder / "grounding_dino.pth"),
-            "vocab": str((bundle.root / grounding.files["vocab"]).resolve()),
-        },
-    }
+    Raises:
+        InputError: the committed weights are not those of the bundle.
+    """
+    checkpoints = {}
+    for name in ("sam2", "grounding_dino"):
+        entry = bundle.manifest.components[name]
+        path = WEIGHTS / str(entry.source.get("checkpoint"))
+        if not path.is_file() or sha256_of(path) != entry.source["sha256"]:
+            raise InputError(
+                f"The bundle {bundle.manifest.name!r} was not made from the weights in {WEIGHTS}.",
+                expected=entry.source,
+                mend="export engines/nano again, as its model card says.",
+            )
+        checkpoints[name] = {"variant": entry.variant, "checkpoint": str(path)}
+    checkpoints["grounding_dino"]["vocab"] = str(WEIGHTS / "vocab.txt")
+    return checkpoints

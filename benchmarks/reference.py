@@ -106,7 +106,7 @@ def _official(folder: Path, answers: list[dict[str, Any]], threads: int) -> tupl
         "box_threshold": 0.25,
         "text_threshold": 0.2,
         "top": 3,
-        **official_checkpoints(Bundle.open(), folder),
+        **official_checkpoints(Bundle.open()),
     }
     (folder / "job.json").write_text(json.dumps(job))
     run_official("rvos_pipeline", str(folder / "job.json"))

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from alref_edge.datasets.synthetic import make_scene
+from alref_edge.demo import SEED, write_clip
 from alref_edge.media import open_video
-from alref_edge.media.sample import write_sample_clip
 from alref_edge.pipeline import Pipeline, RvosResult
 from benchmarks.timing import compare, environment
 
@@ -29,7 +30,7 @@ SENTENCES = (
 def main(argv: list[str]) -> int:
     """Time both sides and print JSON; 0 when the ratio is at most the one asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks sharing", description=__doc__)
-    parser.add_argument("video", nargs="?", type=Path, help="a clip; the generated sample of 40 frames if left out")
+    parser.add_argument("video", nargs="?", type=Path, help="a clip; a generated one of 40 frames if left out")
     parser.add_argument("--bundle", type=Path, help="the shipped one if left out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         video = arguments.video
         if video is None:
             video = Path(folder) / "clip.mp4"
-            write_sample_clip(video)
+            write_clip(make_scene(SEED, 320, 240), video)
         report = _measure(video, arguments)
     text = json.dumps(report, indent=1)
     print(text)

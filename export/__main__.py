@@ -7,8 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from alref_edge.errors import AlrefError
+from alref_edge.errors import AlrefError, InputError
 from export.bundle import ComponentSpec, add_to_bundle
+from export.precision import PRECISIONS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,6 +26,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--bundle", required=True, type=Path, help="folder of the bundle, new or standing")
         sub.add_argument("--checkpoint", type=Path, help="the official weights")
         sub.add_argument("--seed", type=int, help="seed of random weights, where there is no checkpoint")
+        sub.add_argument(
+            "--precision", nargs="+", default=["float32"], choices=PRECISIONS, help="of the graphs; float32 if left out"
+        )
+        sub.add_argument("--notes", help="one line that the bundle's users see; kept from before if left out")
         return sub
 
     command("sam2", "SAM 2 and 2.1 (.pt)", "sam2_tiny, sam2_small, sam2_base_plus, sam2_large, sam2.1_..., sam2.1_nano")
@@ -33,24 +38,45 @@ def _parser() -> argparse.ArgumentParser:
     grounding.add_argument(
         "--vocab", type=Path, help="vocab.txt of the text encoder (of bert-base-uncased, officially)"
     )
+    beats = command("beats", "BEATs, fine-tuned (.pt)", "as20k, as2m, as20k_nano, as2m_nano")
+    beats.add_argument(
+        "--ontology", type=Path, help="AudioSet's ontology.json, which names the labels of an official checkpoint"
+    )
+    language = command("languagebind", "LanguageBind's audio and text towers (official folders)", "vit_l14, nano")
+    language.add_argument("--folder", type=Path, help="folder of LanguageBind_Audio or LanguageBind_Audio_FT")
+    language.add_argument(
+        "--image-folder", type=Path, help="folder of LanguageBind_Image, in whose space categories are compared"
+    )
+    yamnet = command("yamnet", "YAMNet (Keras .h5)", "yamnet, nano")
+    yamnet.add_argument("--class-map", type=Path, help="yamnet_class_map.csv, if scores are to have names")
     return parser
 
 
 def _export(arguments: argparse.Namespace, folder: Path) -> ComponentSpec:
+    weights = {"checkpoint": arguments.checkpoint, "seed": arguments.seed, "precisions": arguments.precision}
     if arguments.component == "sam2":
         from export.sam2 import export_sam2
 
-        return export_sam2(arguments.variant, folder, checkpoint=arguments.checkpoint, seed=arguments.seed)
+        return export_sam2(arguments.variant, folder, **weights)
+    if arguments.component == "beats":
+        from export.beats import export_beats
+
+        return export_beats(arguments.variant, folder, ontology=arguments.ontology, **weights)
+    if arguments.component == "yamnet":
+        from export.yamnet import export_yamnet
+
+        return export_yamnet(arguments.variant, folder, class_map=arguments.class_map, **weights)
+    if arguments.component == "languagebind":
+        from export.languagebind import export_languagebind
+
+        if weights.pop("checkpoint") is not None:
+            raise InputError("LanguageBind is published as a folder.", mend="give it with --folder.")
+        return export_languagebind(
+            arguments.variant, folder, folder=arguments.folder, image_folder=arguments.image_folder, **weights
+        )
     from export.grounding_dino import export_grounding_dino
 
-    return export_grounding_dino(
-        arguments.variant,
-        folder,
-        checkpoint=arguments.checkpoint,
-        folder=arguments.folder,
-        vocab=arguments.vocab,
-        seed=arguments.seed,
-    )
+    return export_grounding_dino(arguments.variant, folder, folder=arguments.folder, vocab=arguments.vocab, **weights)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,13 +86,14 @@ def main(argv: list[str] | None = None) -> int:
         arguments.bundle.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=arguments.bundle.parent) as folder:
             component = _export(arguments, Path(folder))
-            bundle = add_to_bundle(arguments.bundle, component)
+            bundle = add_to_bundle(arguments.bundle, component, notes=arguments.notes)
     except AlrefError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     size = sum(entry.size for path, entry in bundle.manifest.files.items() if path.startswith(component.name + "/"))
     state = "trained" if bundle.manifest.trained else "UNTRAINED"
-    print(f"{bundle.root}: {component.name} {component.variant} {component.precision}, {size / 1e6:.1f} MB, {state}")
+    precisions = ", ".join(component.precisions)
+    print(f"{bundle.root}: {component.name} {component.variant} {precisions}, {size / 1e6:.1f} MB, {state}")
     return 0
 
 

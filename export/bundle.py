@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alref_edge.bundle import Bundle
-from alref_edge.bundle.manifest import MANIFEST, ComponentEntry, FileEntry, Manifest
-from alref_edge.bundle.verify import sha256_of
+from alref_edge.bundle.manifest import (
+    MANIFEST,
+    MODEL_CARD,
+    ComponentEntry,
+    FileEntry,
+    Manifest,
+    PrecisionEntry,
+)
+from alref_edge.bundle.verify import sha256_of, verify
 from alref_edge.errors import InputError
 from export.weights import share_weights
+
+UNTRAINED = "UNTRAINED: seeded random weights, for plumbing and parity; its masks mean nothing."
+
+
+@dataclass(frozen=True)
+class GraphSet:
+    """The graphs of one precision, as an exporter made them.
+
+    Attributes:
+        graphs: graph name to the `.onnx` file written.
+        tolerances: by graph, the largest absolute difference that the export was accepted with.
+    """
+
+    graphs: Mapping[str, Path]
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -20,26 +42,29 @@ class ComponentSpec:
     """What an exporter made: one network, its files lying in the exporter's output folder.
 
     Attributes:
-        name: the component's name in the bundle, which is also its kind.
+        name: the component's name in the bundle.
         variant: the size or version, such as "sam2.1_tiny".
-        precision: "float32", "float16" or "bfloat16".
         source: `{"checkpoint": file name, "sha256": ...}` or `{"seed": number}`.
         licence: licence of the weights.
         config: what the runtime has to know of the network, plain JSON values.
-        graphs: graph name to the `.onnx` file written.
+        precisions: by precision ("float32", "float16", "bfloat16"), the graphs.
         files: other files, such as the vocabulary.
-        tolerances: by graph, the largest absolute difference that the export was accepted with.
+        kind: which model of the runtime reads it; None: its name.
     """
 
     name: str
     variant: str
-    precision: str
     source: Mapping[str, Any]
     licence: str
     config: Mapping[str, Any]
-    graphs: Mapping[str, Path]
+    precisions: Mapping[str, GraphSet]
     files: Mapping[str, Path] = field(default_factory=dict)
-    tolerances: Mapping[str, float] = field(default_factory=dict)
+    kind: str | None = None
+
+    @property
+    def float32(self) -> GraphSet:
+        """The float32 graphs, which every other precision is made from."""
+        return self.precisions["float32"]
 
 
 def source_of(checkpoint: Path | None, seed: int | None) -> dict[str, Any]:
@@ -57,45 +82,69 @@ def source_of(checkpoint: Path | None, seed: int | None) -> dict[str, Any]:
     return {"checkpoint": checkpoint.name, "sha256": sha256_of(checkpoint)}
 
 
-def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = None) -> Bundle:
+def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = None, notes: str | None = None) -> Bundle:
     """Put a component into a bundle, new or standing, replacing the one of its name; then verify the whole.
+
+    A `MODEL_CARD.md` that lies in the bundle is kept, and listed as it stands.
 
     Args:
         root: the bundle's folder.
         component: what the exporter made; its files are moved into `root/<component>/`.
         name: the bundle's name where it is new; its folder's name if None.
+        notes: one line for a person, of a trained bundle; None keeps what it has. An untrained one says that it is.
     """
-    old = Bundle.open(root).manifest if (root / MANIFEST).exists() else None
+    old = _standing(root) if (root / MANIFEST).exists() else None
     folder = root / component.name
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    graphs = {key: _move(path, folder / f"{key}.onnx", root) for key, path in component.graphs.items()}
-    share_weights(root / path for path in graphs.values())
+    precisions = {
+        precision: PrecisionEntry(
+            {key: _move(path, folder / _file_name(key, precision), root) for key, path in made.graphs.items()},
+            made.tolerances,
+        )
+        for precision, made in component.precisions.items()
+    }
+    share_weights(root / path for each in precisions.values() for path in each.graphs.values())
     files = {key: _move(path, folder / path.name, root) for key, path in component.files.items()}
     entry = ComponentEntry(
-        kind=component.name,
+        kind=component.kind or component.name,
         variant=component.variant,
-        precision=component.precision,
         source=component.source,
         licence=component.licence,
-        graphs=graphs,
+        precisions=precisions,
         files=files,
         config=component.config,
-        tolerances=component.tolerances,
     )
     components = {**(old.components if old else {}), component.name: entry}
     trained = all("seed" not in each.source for each in components.values())
+    if notes is None:
+        notes = "" if old is None or not old.trained else old.notes
     manifest = Manifest(
         name=old.name if old else name or root.name,
         trained=trained,
         components=components,
         files=_entries(root),
         defaults=old.defaults if old else {},
-        notes="" if trained else "UNTRAINED: seeded random weights, for plumbing and parity; its masks mean nothing.",
+        notes=notes if trained else UNTRAINED,
     )
     (root / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(root)
+
+
+def _standing(root: Path) -> Manifest:
+    """The manifest of a bundle that stands there, verified but for its model card, which may be new or edited."""
+    manifest = Manifest.from_json((root / MANIFEST).read_text(encoding="utf-8"))
+    files = {path: entry for path, entry in manifest.files.items() if path != MODEL_CARD}
+    if (root / MODEL_CARD).is_file():
+        files[MODEL_CARD] = _entry(root / MODEL_CARD)
+    manifest = replace(manifest, files=files)
+    verify(root, manifest)
+    return manifest
+
+
+def _file_name(graph: str, precision: str) -> str:
+    return f"{graph}.onnx" if precision == "float32" else f"{graph}.{precision}.onnx"
 
 
 def _move(source: Path, target: Path, root: Path) -> str:
@@ -105,7 +154,11 @@ def _move(source: Path, target: Path, root: Path) -> str:
 
 def _entries(root: Path) -> dict[str, FileEntry]:
     return {
-        path.relative_to(root).as_posix(): FileEntry(sha256_of(path), path.stat().st_size)
+        path.relative_to(root).as_posix(): _entry(path)
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(sha256_of(path), path.stat().st_size)

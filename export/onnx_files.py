@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 OPSET = 18
 IR_VERSION = 10
+# What is computed from constants of more numbers than this stays in the graph, and engines fold it when they load it:
+# a table made of its rows and columns, or a scaled weight, would be larger or rounder on disk than what it is made of.
+_FOLDED_NUMBERS = 256
 
 
 class _Positional(nn.Module):
@@ -50,6 +53,8 @@ def write_onnx(
         smallest: least size of a dynamic axis; None leaves it to torch.export.
     """
     os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
+    from onnxscript.optimizer import optimize_ir
+
     named = sorted({name for each in axes.values() for name in each.values()})
     bounds = {} if smallest is None else {"min": smallest, "max": 1 << 20}
     dims = {name: torch.export.Dim(name, **bounds) for name in named}
@@ -65,19 +70,25 @@ def write_onnx(
             output_names=list(outputs),
             dynamic_shapes=(shapes,),
             external_data=False,
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError(f"torch.onnx.export returned nothing for {path.name}")
+        if program is None:
+            raise RuntimeError(f"torch.onnx.export returned nothing for {path.name}")
+        optimize_ir(program.model, input_size_limit=_FOLDED_NUMBERS, output_size_limit=_FOLDED_NUMBERS)
     model = program.model_proto
     model.ir_version = IR_VERSION
     _keep_one_of_equal(model.graph)
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in model.graph.initializer:
-        value.ClearField("metadata_props")
+    for part in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     del model.graph.value_info[:]
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.cli import _printable, _progress_line, _sentences
+from alref_edge.cli.console import printable, progress_line
+from alref_edge.cli.run import read_sentences
 from alref_edge.media import open_video
 from alref_edge.pipeline.measure import Progress
 from tests.media.clips import make_clip
@@ -127,14 +128,20 @@ def test_json_on_stdout_is_the_result_file_and_replays_to_the_same_masks(clip: P
 
 
 def test_the_output_folder_is_named_after_the_input(clip: Path, tmp_path: Path) -> None:
-    done = alref("run", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "clip-alref" / "masks").iterdir()) == ["00-a-ball.json"]
+    for _ in range(2):
+        done = alref(
+            "run", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", "--report", "--overwrite", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    out = tmp_path / "clip-alref"
+    assert sorted(path.name for path in out.iterdir()) == ["masks", "report.html", "result.json"]
+    assert sorted(path.name for path in (out / "masks").iterdir()) == ["00-a-ball.json"]
+    assert "a ball" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "sentences.txt").write_text("\ufeffa ball\na wall\n", encoding="utf-8")
-    assert _sentences(["a dog"], tmp_path / "sentences.txt") == ["a dog", "a ball", "a wall"]
+    assert read_sentences(["a dog"], tmp_path / "sentences.txt") == ["a dog", "a ball", "a wall"]
 
 
 def test_a_file_name_that_is_no_utf8(clip: Path, tmp_path: Path) -> None:
@@ -153,8 +160,8 @@ def test_a_file_name_that_is_no_utf8(clip: Path, tmp_path: Path) -> None:
 
 def test_what_the_terminal_cannot_show_is_replaced() -> None:
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    assert _printable("caf\udce9 é", screen) == "caf? ?"
-    assert _printable("caf\udce9 é", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "caf\ufffd é"
+    assert printable("caf\udce9 é", screen) == "caf? ?"
+    assert printable("caf\udce9 é", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "caf\ufffd é"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -232,19 +239,6 @@ def test_a_bundle_is_verified(nano_bundle: Path, tmp_path: Path) -> None:
     assert "altered" in done.stderr
 
 
-def test_a_sample_clip_is_written(tmp_path: Path) -> None:
-    done = alref("sample", "clip.mp4", cwd=tmp_path)
-    assert done.returncode == 0
-    written = (tmp_path / "clip.mp4").read_bytes()
-    assert len(written) > 1000
-    done = alref("sample", "clip.mp4", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "--overwrite" in done.stderr
-    (tmp_path / "clip.mp4").write_bytes(b"old")
-    assert alref("sample", "clip.mp4", "--overwrite", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "clip.mp4").read_bytes() == written
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -252,7 +246,7 @@ class Terminal(io.StringIO):
 
 def test_progress_is_shown_on_a_terminal_only() -> None:
     screen = Terminal()
-    with _progress_line(screen) as progress:
+    with progress_line(screen) as progress:
         assert progress is not None
         for done in range(1, 6):
             progress(Progress("forward", done, 5))
@@ -261,5 +255,5 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
     assert "5/5" in shown
     assert "frames/s" in shown
     assert shown.endswith("\r\x1b[K")
-    with _progress_line(io.StringIO()) as nothing:
+    with progress_line(io.StringIO()) as nothing:
         assert nothing is None

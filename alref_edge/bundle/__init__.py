@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, Manifest
+from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, PRECISIONS, Manifest
 from alref_edge.bundle.verify import verify
 from alref_edge.errors import BundleError
 
@@ -17,7 +17,8 @@ __all__ = ["Bundle", "Component", "default_bundle"]
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a verified bundle: its graphs and files by name, and what the runtime has to know of it."""
+    """One network of a verified bundle in one precision: its graphs and files by name, and what the runtime has to
+    know of it."""
 
     name: str
     kind: str
@@ -97,11 +98,22 @@ class Bundle:
             raise BundleError(f"The bundle at {root} cannot be read.", got=str(error), mend=EXPORT_AGAIN) from error
         return cls(root, manifest, hashlib.sha256(raw).hexdigest())
 
-    def component(self, name: str) -> Component:
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is the bundle that comes with the package."""
+        return self.root.resolve() == default_bundle().resolve()
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that every component has."""
+        components = self.manifest.components.values()
+        return tuple(name for name in PRECISIONS if components and all(name in each.precisions for each in components))
+
+    def component(self, name: str, precision: str = "float32") -> Component:
         """One network of the bundle.
 
         Raises:
-            BundleError: the bundle has no such component.
+            BundleError: the bundle has no such component, or not in that precision.
         """
         if name not in self.manifest.components:
             raise BundleError(
@@ -111,15 +123,23 @@ class Bundle:
                 mend=f"add it: `python -m export {name} --bundle {self.root}`.",
             )
         entry = self.manifest.components[name]
+        if precision not in entry.precisions:
+            raise BundleError(
+                f"The component {name!r} of the bundle {self.manifest.name!r} has no {precision} graphs.",
+                expected=", ".join(entry.precisions),
+                got=precision,
+                mend=f"choose a precision that it has, or export it again with --precision {precision}.",
+            )
+        graphs, tolerances = entry.precisions[precision].graphs, entry.precisions[precision].tolerances
         return Component(
             name=name,
             kind=entry.kind,
             variant=entry.variant,
-            precision=entry.precision,
+            precision=precision,
             config=entry.config,
-            graphs={key: self.root / path for key, path in entry.graphs.items()},
+            graphs={key: self.root / path for key, path in graphs.items()},
             files={key: self.root / path for key, path in entry.files.items()},
-            tolerances=entry.tolerances,
+            tolerances=tolerances,
         )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("libx264", {"preset": "superfast", "crf": "20"}),
+    ("libx264", {"preset": "superfast"}),
     ("libopenh264", {}),
     ("h264_nvenc", {"cq": "22"}),
     ("h264_videotoolbox", {}),
@@ -155,6 +155,7 @@ class OverlayWriter:
         fps: frames per second.
         labels: text of each object, drawn on its mask; `write` may give others.
         alpha: share of the colour inside a mask.
+        crf: rate factor of x264, 0 to 51: the lower, the closer to the frames. Other encoders have their own settings.
 
     Attributes:
         codec: the encoder in use.
@@ -176,6 +177,7 @@ class OverlayWriter:
         *,
         labels: Sequence[str] = (),
         alpha: float = 0.5,
+        crf: int = 20,
     ) -> None:
         if width < 1 or height < 1 or not 0 < fps < 10_000:
             raise InputError(
@@ -191,7 +193,7 @@ class OverlayWriter:
         self.frames = 0
         self.warnings: list[str] = []
         self._labels = tuple(labels)
-        self._alpha = alpha
+        self._alpha, self._crf = alpha, crf
         self._last = -1
         self._due = Fraction(0)
         file, self._partial = open_beside(self.path)
@@ -212,6 +214,8 @@ class OverlayWriter:
         for name, options in _ENCODERS:
             if name not in av.codecs_available:
                 continue
+            if name == "libx264":
+                options = {**options, "crf": str(self._crf)}
             try:
                 # By name, not as a file object: moving the index to the front reopens the file. An absolute path has
                 # no scheme, whatever its folders are called.

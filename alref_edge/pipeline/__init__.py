@@ -12,7 +12,7 @@ from alref_edge.errors import BundleError, InputError
 from alref_edge.media import Limits, VideoSource, open_video
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Progress, ProgressCallback, Watch
-from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.networks import NAMES, Networks
 from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector, Segment
 from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import RunReport, RvosResult
@@ -54,19 +54,21 @@ class Pipeline:
         path: str | os.PathLike[str] | None = None,
         device: str = "auto",
         *,
+        precision: str = "float32",
         allow_fallback: bool = False,
         threads: int = 0,
     ) -> Pipeline:
         """Verify a bundle and make a pipeline of it.
 
         Args:
-            path: the bundle's folder; None takes the one shipped with the package, which is not trained.
+            path: the bundle's folder; None takes the one shipped with the package, a small one for generated scenes.
             device: "cpu", "cuda", "cuda:N", or "auto": CUDA where it works, else the CPU.
+            precision: of the graphs: "float32", or another that the bundle has ("float16").
             allow_fallback: run on the CPU where the device asked for does not work, instead of an error.
             threads: CPU threads for one operator; 0 leaves the choice to the backend.
 
         Raises:
-            BundleError: the bundle is missing, altered or incomplete.
+            BundleError: the bundle is missing, altered or incomplete, or has no graphs of that precision.
             ProviderError: the device does not work here.
         """
         from alref_edge.runtime.providers import resolve
@@ -77,12 +79,28 @@ class Pipeline:
         warnings = (
             [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
         )
-        return cls(Networks(Bundle.open(None if path is None else Path(path)), device, options), warnings)
+        bundle = Bundle.open(None if path is None else Path(path))
+        for name in bundle.manifest.components.keys() & NAMES:
+            bundle.component(name, precision)
+        return cls(Networks(bundle, device, options, precision), warnings)
 
     @property
     def bundle(self) -> Bundle:
         """The bundle in use."""
         return self._networks.bundle
+
+    @property
+    def precision(self) -> str:
+        """The precision of the graphs."""
+        return self._networks.precision
+
+    @property
+    def notice(self) -> str | None:
+        """What a user of the shipped bundle should know, in a line; None for any other bundle, or one without notes."""
+        manifest = self.bundle.manifest
+        if not self.bundle.is_shipped or not manifest.trained or not manifest.notes:
+            return None
+        return f'using the shipped bundle "{manifest.name}": {manifest.notes}'
 
     @property
     def warnings(self) -> tuple[str, ...]:

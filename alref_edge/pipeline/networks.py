@@ -11,6 +11,9 @@ from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.models.sam2 import Sam2Graphs, Sam2ImagePredictor, Sam2VideoTracker
 from alref_edge.runtime import SessionOptions
 
+NAMES = frozenset({"grounding_dino", "sam2"})
+"""The components of a bundle that referring segmentation needs."""
+
 
 class Networks:
     """Grounding DINO and SAM 2 of one bundle. A context manager.
@@ -19,11 +22,13 @@ class Networks:
         bundle: verified.
         device: "cpu", "cuda", "cuda:N" or "auto".
         options: threads and fall-back.
+        precision: of the graphs.
     """
 
-    def __init__(self, bundle: Bundle, device: str, options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, device: str, options: SessionOptions, precision: str = "float32") -> None:
         self.bundle = bundle
         self.device = device
+        self.precision = precision
         self._options = options
         self._closed = False
 
@@ -31,7 +36,8 @@ class Networks:
     def detector(self) -> GroundingDino:
         """Boxes for sentences."""
         self._check_open()
-        return GroundingDino.from_component(self.bundle.component("grounding_dino"), self.device, options=self._options)
+        component = self.bundle.component("grounding_dino", self.precision)
+        return GroundingDino.from_component(component, self.device, options=self._options)
 
     def image_predictor(self) -> Sam2ImagePredictor:
         """Masks for boxes; cheap to make, on the graphs that the tracker uses too."""
@@ -46,7 +52,7 @@ class Networks:
     @cached_property
     def _sam2(self) -> Sam2Graphs:
         self._check_open()
-        return Sam2Graphs.open(self.bundle.component("sam2"), self.device, self._options)
+        return Sam2Graphs.open(self.bundle.component("sam2", self.precision), self.device, self._options)
 
     @property
     def providers(self) -> dict[str, str]:

@@ -30,6 +30,8 @@ from alref_edge.types import Detections, Pivot
 RESULT = "result.json"
 OVERLAY = "overlay.mp4"
 MASKS = "masks"
+EXTRAS = ("clip.mp4", "report.html", "truth.json")
+"""Further files that a caller may leave with a result; what `overwrite` may replace beside the result's own."""
 _MASK_FORMATS = ("png", "rle", "none")
 _SLOWEST, _FASTEST = 0.001, 1000.0
 
@@ -48,6 +50,7 @@ class ResultFolder:
         overwrite: replace a result that is there; a folder that holds anything else is never replaced.
         masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
         overlay: also write a video with the masks drawn over the frames.
+        extras: which of `EXTRAS` the caller writes into `partial` before the block ends.
 
     Raises:
         InputError: something is there already, the folder cannot be made, or there is no such form of masks. At the
@@ -62,10 +65,11 @@ class ResultFolder:
         overwrite: bool = False,
         masks: str = "png",
         overlay: bool = True,
+        extras: Sequence[str] = (),
     ) -> None:
         if masks not in _MASK_FORMATS:
             raise InputError("There is no such form of masks.", expected=", ".join(_MASK_FORMATS), got=masks)
-        self._masks, self._overlay = masks, overlay
+        self._masks, self._overlay, self._extras = masks, overlay, tuple(extras)
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
         self._made: list[Path] = []
@@ -110,12 +114,18 @@ class ResultFolder:
                 "schema": RESULT_SCHEMA,
                 "alref_edge": __version__,
                 "input": {**asdict(run.info), "path": run.video, "frames": run.frame_count},
-                "bundle": {"name": run.bundle, "sha256": run.bundle_sha256, "trained": run.trained},
+                "bundle": {
+                    "name": run.bundle,
+                    "sha256": run.bundle_sha256,
+                    "trained": run.trained,
+                    "precision": run.precision,
+                },
                 "device": {"asked": run.device, "providers": dict(run.providers)},
                 "selector": run.selector,
                 "settings": asdict(run.settings),
                 "sentences": entries,
                 "overlay": OVERLAY if self._overlay else None,
+                "extras": list(self._extras),
                 "counters": dict(run.counters),
                 "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
                 "warnings": warnings,
@@ -189,11 +199,12 @@ class ResultFolder:
                     f"The output folder {path} is not empty.",
                     mend="give another name with --out, or replace the result in it with --overwrite.",
                 )
-            others = names - {RESULT, OVERLAY, MASKS}
-            if others or not _is_result(path / RESULT):
+            record = _record_at(path / RESULT)
+            others = names - {RESULT, OVERLAY, MASKS, *_extras_of(record)}
+            if others or record is None:
                 raise InputError(
                     f"The output folder {path} holds something else than a result.",
-                    expected=f"a {RESULT} of {RESULT_SCHEMA} in it, and nothing but {MASKS} and {OVERLAY} beside it",
+                    expected=f"a {RESULT} of {RESULT_SCHEMA} in it, and nothing beside it but what a run leaves",
                     got=", ".join(sorted(others)[:3]) or None,
                     mend="give another name with --out, or empty it yourself.",
                 )
@@ -268,15 +279,20 @@ def _detections(found: Detections) -> dict[str, Any]:
     return {"boxes": found.boxes_n4.tolist(), "scores": found.scores_n.tolist(), "phrases": list(found.phrases)}
 
 
-def _is_result(path: Path) -> bool:
-    """Whether a file is the `result.json` of a run. OSError where it cannot be read."""
+def _record_at(path: Path) -> dict[str, Any] | None:
+    """What the `result.json` of a run holds; None where a file is something else. OSError where it cannot be read."""
     if not path.is_file():
-        return False
+        return None
     try:
         record = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return False
-    return isinstance(record, dict) and record.get("schema") == RESULT_SCHEMA
+        return None
+    return record if isinstance(record, dict) and record.get("schema") == RESULT_SCHEMA else None
+
+
+def _extras_of(record: dict[str, Any] | None) -> list[str]:
+    extras = (record or {}).get("extras")
+    return [name for name in extras if name in EXTRAS] if isinstance(extras, list) else []
 
 
 def _unwritable(path: Path, error: OSError) -> AlrefError:

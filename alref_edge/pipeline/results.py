@@ -30,6 +30,7 @@ class RunReport:
         bundle: name of the bundle.
         bundle_sha256: hash that names its whole contents.
         trained: False where any of its weights are random.
+        precision: of the graphs that ran.
         device: the device asked for.
         providers: the execution provider that ran each network.
         selector: who picked the pivots.
@@ -44,6 +45,7 @@ class RunReport:
     bundle: str
     bundle_sha256: str
     trained: bool
+    precision: str
     device: str
     providers: Mapping[str, str]
     selector: str
@@ -64,6 +66,7 @@ class RunReport:
             bundle=bundle.manifest.name,
             bundle_sha256=bundle.sha256,
             trained=bundle.manifest.trained,
+            precision=networks.precision,
             device=networks.device,
             providers=networks.providers,
             selector=selector,

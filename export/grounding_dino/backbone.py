@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from alref_edge.errors import InputError
 from export.grounding_dino.checkpoint import relative_position_index
 from export.grounding_dino.layers import Affine, Norm, gelu
 
@@ -87,10 +88,7 @@ class _Block(nn.Module):
         self.query, self.key = Affine(attention.q_proj, self.width**-0.5), Affine(attention.k_proj)
         self.value, self.output = Affine(attention.v_proj), Affine(attention.o_proj)
         self.fc1, self.fc2 = Affine(block.mlp.fc1), Affine(block.mlp.fc2)
-        table = attention.relative_position_bias.relative_position_bias_table.detach()
-        bias_hnn = table[relative_position_index(window_size)].permute(2, 0, 1)
-        masks_knn = _shift_masks(window_size) if shifted else torch.zeros(1, 1, 1)
-        self.bias = nn.Buffer((bias_hnn[None] + masks_knn[:, None]).contiguous())
+        self.bias = _Bias(attention, window_size, shifted=shifted)
 
     def forward(self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
         into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
@@ -99,12 +97,43 @@ class _Block(nn.Module):
         query = self.query(windows).view(shape).transpose(1, 2)
         key = self.key(windows).view(shape).permute(0, 2, 3, 1)
         value = self.value(windows).view(shape).transpose(1, 2)
-        bias = functional.embedding(tables["kinds"], self.bias.flatten(1)) if self.shifted else self.bias
+        bias = self.bias()
+        bias = functional.embedding(tables["kinds"], bias.flatten(1)) if self.shifted else bias
         scores = torch.matmul(query, key) + bias.view(-1, self.heads, self.tokens, self.tokens)
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
         mixed = self.output(mixed.transpose(1, 2).reshape(-1, self.heads * self.width))
         rows_nc = rows_nc + functional.embedding(tables[back], mixed)
         return rows_nc + self.fc2(gelu(self.fc1(self.norm2(rows_nc))))
+
+
+class _Bias(nn.Module):
+    """What is added to a window's scores: relative positions, and in shifted windows the mask of their kind.
+
+    Engines fold all of it when they load the graph, which is much smaller for that.
+    """
+
+    def __init__(self, attention: Any, size: int, *, shifted: bool) -> None:
+        super().__init__()
+        self.table = nn.Buffer(attention.relative_position_bias.relative_position_bias_table.detach().clone())
+        # A difference of two tokens' places in a window of doubled width tells their relative position.
+        rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+        self.places = nn.Buffer((rows * (2 * size - 1) + columns).flatten())
+        self.middle = 2 * size * (size - 1)
+        if not torch.equal(self.index(), relative_position_index(size)):
+            raise InputError("Relative positions of this window size cannot be exported.", got=size)
+        self.regions = nn.Buffer(_shifted_regions(size)) if shifted else None
+
+    def index(self) -> torch.Tensor:
+        """Row of the table for each pair of tokens, [n, n]."""
+        return self.places[:, None] - self.places[None, :] + self.middle
+
+    def forward(self) -> torch.Tensor:
+        """[kinds, heads, n, n]."""
+        bias_1hnn = functional.embedding(self.index(), self.table).permute(2, 0, 1)[None]
+        if self.regions is None:
+            return bias_1hnn
+        together = self.regions[:, None, :, None] == self.regions[:, None, None, :]
+        return bias_1hnn + torch.where(together, 0.0, _APART)
 
 
 class _Projection(nn.Module):
@@ -126,12 +155,9 @@ def _gather(rows_nc: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return functional.embedding(table, functional.pad(rows_nc, (0, 0, 0, 1)))
 
 
-def _shift_masks(size: int) -> torch.Tensor:
-    """The masks of shifted windows by kind (see `backbone_tables`): [4, n, n], 0 or -100."""
+def _shifted_regions(size: int) -> torch.Tensor:
+    """Which part of the image each token of a shifted window is from, by the window's kind (see `backbone_tables`):
+    [4, n]. Tokens of different parts do not see each other."""
     late = (torch.arange(size) >= size - size // 2).long()
-    masks = []
-    for kind in range(4):
-        region = (kind & 1) * late[:, None] + 2 * ((kind >> 1) & 1) * late[None, :]
-        region = region.reshape(-1)
-        masks.append(torch.where(region[:, None] == region[None, :], 0.0, _APART))
-    return torch.stack(masks)
+    regions = [(kind & 1) * late[:, None] + 2 * ((kind >> 1) & 1) * late[None, :] for kind in range(4)]
+    return torch.stack(regions).flatten(1)

@@ -83,28 +83,30 @@ _SIZES: dict[str, dict[str, Any]] = {
     "nano": {
         "args": {
             "enc_layers": 2,
-            "dec_layers": 3,
+            "dec_layers": 2,
             "dim_feedforward": 192,
             "hidden_dim": 64,
             "nheads": 4,
-            "num_queries": 40,
+            "num_queries": 24,
+            "enc_n_points": 2,
+            "max_text_len": 64,
         },
         "swin": {
             "embed_dim": 24,
-            "depths": [1, 1, 2, 1],
-            "num_heads": [2, 4, 8, 16],
+            "depths": [1, 2, 2, 1],
+            "num_heads": [4, 8, 8, 16],
             "window_size": 7,
             "mlp_ratio": 2.0,
         },
         "bert": {
-            "vocab_size": 640,
+            "vocab_size": 512,
             "hidden_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "intermediate_size": 192,
-            "max_position_embeddings": 256,
+            "max_position_embeddings": 64,
         },
-        "resize": (320, 533),
+        "resize": (256, 427),
     },
 }
 

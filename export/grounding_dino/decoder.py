@@ -51,7 +51,7 @@ class Decoder(nn.Module):
         config, inner = model.config, model.model
         self.num_queries = config.num_queries
         self.level_embed = nn.Buffer(inner.level_embed.detach())
-        self.text_positions = nn.Buffer(_sine(torch.arange(config.max_text_len)[:, None], config.d_model))
+        self.text_periods = nn.Buffer(10000 ** _exponents(config.d_model))
         self.enhancer = nn.ModuleList(_EnhancerLayer(layer) for layer in inner.encoder.layers)
         self.proposal_fc, self.proposal_norm = Affine(inner.enc_output), Norm(inner.enc_output_norm)
         self.proposal_box = _Mlp(inner.encoder_output_bbox_embed)
@@ -60,9 +60,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(_DecoderLayer(layer) for layer in inner.decoder.layers)
         self.norm = Norm(inner.decoder.layer_norm)
         self.box = _Mlp(model.bbox_embed[0])
-        width = config.d_model // 2
-        exponents = 2 * torch.div(torch.arange(width), 2, rounding_mode="floor") / width
-        self.frequencies = nn.Buffer(2 * math.pi / 10000.0**exponents)
+        self.frequencies = nn.Buffer(2 * math.pi / 10000.0 ** _exponents(config.d_model // 2))
 
     def forward(
         self,
@@ -74,7 +72,7 @@ class Decoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, text = features[0], text_features[0]
         maps, positions, centres = self._layout(tables)
-        text_positions = nn.functional.embedding(position_ids[0], self.text_positions)
+        text_positions = _sine(position_ids[0][:, None], self.text_periods)
         bias = mask_bias(attention_mask)
         grid = 2 * centres - 1
         for layer in self.enhancer:
@@ -175,19 +173,16 @@ class _Fusion(nn.Module):
         self.width = attention.head_dim
         self.vision_norm, self.text_norm = Norm(layer.layer_norm_vision), Norm(layer.layer_norm_text)
         by_head = (self.heads, self.width, -1)
-        self.query_weight = nn.Buffer((attention.vision_proj.weight.detach() * attention.scale).view(by_head))
-        self.query_bias = nn.Buffer((attention.vision_proj.bias.detach() * attention.scale).view(by_head))
-        self.key = Affine(attention.text_proj)
+        self.query_weight = nn.Buffer(attention.vision_proj.weight.detach().view(by_head))
+        self.query_bias = nn.Buffer(attention.vision_proj.bias.detach().view(by_head))
+        # The scale of the queries is put on the keys, which are the same for a product and smaller.
+        self.key = Affine(attention.text_proj, float(attention.scale))
         self.text_value = Affine(attention.values_text_proj)
         value_weight = attention.values_vision_proj.weight.detach().view(by_head).transpose(1, 2)
         self.value_weight = nn.Buffer(value_weight.contiguous())
         self.value_bias = nn.Buffer(attention.values_vision_proj.bias.detach().view(self.heads, 1, self.width))
-        gamma_v, gamma_l = layer.vision_param.detach(), layer.text_param.detach()
-        vision_weight = (attention.out_vision_proj.weight.detach() * gamma_v[:, None]).t()
-        self.vision_weight = nn.Buffer(vision_weight.reshape(self.heads, self.width, -1).contiguous())
-        self.vision_bias = nn.Buffer(attention.out_vision_proj.bias.detach() * gamma_v)
-        self.text_weight = nn.Buffer((attention.out_text_proj.weight.detach() * gamma_l[:, None]).t().contiguous())
-        self.text_bias = nn.Buffer(attention.out_text_proj.bias.detach() * gamma_l)
+        self.vision_output = Affine(attention.out_vision_proj, layer.vision_param.detach())
+        self.text_output = Affine(attention.out_text_proj, layer.text_param.detach())
 
     def forward(self, rows: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows, text = self.vision_norm(rows), self.text_norm(text)
@@ -204,10 +199,12 @@ class _Fusion(nn.Module):
         seen_htc = torch.matmul(seen_htd, self.value_weight) + self.value_bias
         seen = seen_htc.transpose(0, 1).flatten(1)
 
-        value_htd = torch.matmul(self.text_value(text).view(shape).transpose(0, 1), self.vision_weight)
+        vision_weight, vision_bias = self.vision_output.scaled()
+        vision_weight = vision_weight.view(self.heads, self.width, -1)
+        value_htd = torch.matmul(self.text_value(text).view(shape).transpose(0, 1), vision_weight)
         by_image = torch.softmax(scores.transpose(0, 1).reshape(rows.shape[0], self.heads, -1), dim=-1).flatten(1)
-        told = torch.addmm(self.vision_bias, by_image, value_htd.flatten(0, 1))
-        return rows + told, text + torch.addmm(self.text_bias, seen, self.text_weight)
+        told = torch.addmm(vision_bias, by_image, value_htd.flatten(0, 1))
+        return rows + told, text + self.text_output(seen)
 
 
 class _Deformable(nn.Module):
@@ -299,8 +296,11 @@ def _inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
     return torch.log(torch.clamp(x, min=_EPS) / torch.clamp(1 - x, min=_EPS))
 
 
-def _sine(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """The official get_sine_pos_embed of whole positions [n, 1]: [n, width]."""
-    exponents = 2 * torch.div(torch.arange(width, dtype=torch.float32), 2, rounding_mode="floor") / width
-    angles = positions * (2 * math.pi) / 10000**exponents
+def _exponents(width: int) -> torch.Tensor:
+    return 2 * torch.div(torch.arange(width, dtype=torch.float32), 2, rounding_mode="floor") / width
+
+
+def _sine(positions: torch.Tensor, periods: torch.Tensor) -> torch.Tensor:
+    """The official get_sine_pos_embed of whole positions [n, 1] for periods [width]: [n, width]."""
+    angles = positions * (2 * math.pi) / periods
     return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1)

@@ -12,19 +12,30 @@ from torch.nn import functional
 class Affine(nn.Module):
     """`nn.Linear` on rows, its weight transposed once here so that the graph holds a plain Gemm.
 
+    A scale meets the weights in the graph, where engines fold it when they load it: the file holds the checkpoint's own
+    numbers, which may be those of a narrower type.
+
     Args:
         linear: the layer whose weights are taken.
-        scale: factor put into weight and bias, such as that of attention's queries.
+        scale: factor of weight and bias, such as that of attention's queries; one number, or one for each output.
     """
 
-    def __init__(self, linear: nn.Linear, scale: float = 1.0) -> None:
+    def __init__(self, linear: nn.Linear, scale: float | torch.Tensor = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Buffer((linear.weight.detach() * scale).t().contiguous())
-        bias = linear.bias.detach() * scale if linear.bias is not None else torch.zeros(linear.out_features)
-        self.bias = nn.Buffer(bias.contiguous())
+        weight = linear.weight.detach().t()
+        bias = linear.bias.detach() if linear.bias is not None else torch.zeros(linear.out_features)
+        if isinstance(scale, float) and math.frexp(scale)[0] == 0.5:  # a power of two
+            weight, bias, scale = weight * scale, bias * scale, 1.0
+        self.weight, self.bias = nn.Buffer(weight.clone(memory_format=torch.contiguous_format)), nn.Buffer(bias.clone())
+        self.scale = None if isinstance(scale, float) and scale == 1 else nn.Buffer(torch.as_tensor(scale).clone())
+
+    def scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight [inputs, outputs] and bias [outputs]."""
+        return (self.weight, self.bias) if self.scale is None else (self.weight * self.scale, self.bias * self.scale)
 
     def forward(self, rows_nc: torch.Tensor) -> torch.Tensor:
-        return torch.addmm(self.bias, rows_nc, self.weight)
+        weight, bias = self.scaled()
+        return torch.addmm(bias, rows_nc, weight)
 
 
 class Norm(nn.Module):

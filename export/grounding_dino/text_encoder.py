@@ -26,9 +26,8 @@ class TextEncoder(nn.Module):
         bert: Any = model.model.text_backbone
         embeddings = bert.embeddings
         self.words = nn.Buffer(embeddings.word_embeddings.weight.detach())
-        # There is one segment, so its embedding goes into the positions'.
-        positions = embeddings.position_embeddings.weight.detach() + embeddings.token_type_embeddings.weight[0].detach()
-        self.positions = nn.Buffer(positions)
+        self.positions = nn.Buffer(embeddings.position_embeddings.weight.detach())
+        self.segment = nn.Buffer(embeddings.token_type_embeddings.weight[0].detach())
         self.norm = Norm(embeddings.LayerNorm)
         heads = model.config.text_config.num_attention_heads
         self.layers = nn.ModuleList(_Layer(layer, heads) for layer in bert.encoder.layer)
@@ -37,7 +36,9 @@ class TextEncoder(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        rows = functional.embedding(input_ids[0], self.words) + functional.embedding(position_ids[0], self.positions)
+        # There is one segment, so its embedding goes into the positions', once.
+        positions = functional.embedding(position_ids[0], self.positions + self.segment)
+        rows = functional.embedding(input_ids[0], self.words) + positions
         rows = self.norm(rows)
         bias = mask_bias(attention_mask)
         for layer in self.layers:

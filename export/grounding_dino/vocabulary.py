@@ -30,7 +30,8 @@ bedroom kitchen garden tree grass flower leaf plant bush sky cloud sun moon wate
 mountain hill snow ice fire rain hat cap shirt coat dress shoe shoes bag backpack umbrella book paper pen phone
 computer laptop screen keyboard television camera bottle cup bowl plate fork knife spoon bread cake apple banana fruit
 pizza toy doll teddy kite rope stick gun guitar piano violin drum flute trumpet head face eye ear nose mouth hair hand
-arm leg foot tail wing body neck paw fur sound noise music
+arm leg foot tail wing body neck paw fur sound noise music medium heart above below stands does move moves swings forth
+sounding silent
 """
 
 

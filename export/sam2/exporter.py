@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from export.bundle import ComponentSpec, source_of
+from export.bundle import ComponentSpec, GraphSet, source_of
 from export.onnx_files import write_onnx
+from export.precision import check_precisions, write_float16
 from export.sam2.build import build_model
-from export.sam2.checks import check_graphs
+from export.sam2.checks import check_float16, check_graphs, example_runs
 from export.sam2.graphs import Graph, graphs_of
 from export.sam2.variants import variant_of
 
@@ -22,36 +24,46 @@ _TRACED = {"B": 2, "M": 3, "P": 4, "N": 5, "K": 6}
 
 
 def export_sam2(
-    variant: str, out_dir: Path, *, checkpoint: Path | None = None, seed: int | None = None
+    variant: str,
+    out_dir: Path,
+    *,
+    checkpoint: Path | None = None,
+    seed: int | None = None,
+    precisions: Sequence[str] = ("float32",),
 ) -> ComponentSpec:
-    """Export the five float32 graphs of a variant and check each against the official modules.
+    """Export the five graphs of a variant in every precision and check each against the official modules.
 
     Args:
         variant: a key of `VARIANTS`, such as "sam2.1_tiny".
         out_dir: folder for the `.onnx` files.
         checkpoint: official `.pt`.
         seed: of random weights, where there is no checkpoint.
+        precisions: float32, float16 or both.
 
     Raises:
-        InputError: unknown variant, or weights that are not its own.
+        InputError: unknown variant or precision, or weights that are not its own.
         EngineError: an exported graph does not match the official module.
     """
     family = variant_of(variant).family
+    check_precisions(precisions)
     source = source_of(checkpoint, seed)
     model = build_model(variant, checkpoint, seed=seed)
     graphs = graphs_of(model)
     paths = {name: out_dir / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
         _write(graph, paths[name])
+    runs = example_runs(model)
+    made = {"float32": GraphSet(paths, check_graphs(model, graphs, paths, runs))}
+    if "float16" in precisions:
+        narrow = write_float16(paths, "sam2")
+        made["float16"] = GraphSet(narrow, check_float16(graphs, narrow, runs))
     return ComponentSpec(
         name="sam2",
         variant=variant,
-        precision="float32",
         source=source,
         licence=LICENCE,
         config=runtime_config(model, family),
-        graphs=paths,
-        tolerances=check_graphs(model, graphs, paths),
+        precisions={name: made[name] for name in precisions},
     )
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
@@ -125,15 +124,15 @@ class MaskPrompt(nn.Module):
             raise InputError("A model that decodes mask prompts cannot be exported.", mend="use an official config.")
         self.prompts, self.decoder, self.downsample = PromptEncoder(model), Decoder(model), model.mask_downsample
         self.register_buffer("sparse", self.prompts.padding(2).clone())
-        size = model.image_size
-        rows = F.interpolate(
-            torch.eye(size)[None, None], size=(size // 4, size), mode="bilinear", align_corners=False, antialias=True
-        )
-        self.register_buffer("rows", rows[0, 0].clone())  # [S/4, S]: the antialiased resize of one axis
+        # The antialiased resize of one axis: each of S/4 rows weighs the pixels by their distance from its centre.
+        self.register_buffer("pixels", torch.arange(model.image_size) + 0.5)
+        self.register_buffer("centres", 4.0 * torch.arange(model.image_size // 4).unsqueeze(1) + 2.0)
 
     def forward(self, embed: Tensor, feat_s0: Tensor, feat_s1: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """See `graphs_of` for shapes; returns low_res, pointer, object_score."""
-        low_res = torch.matmul(self.rows, torch.matmul(mask * 20.0 - 10.0, self.rows.t()))
+        rows = torch.relu(1.0 - (self.pixels - self.centres).abs() / 4.0)
+        rows = rows / rows.sum(dim=1, keepdim=True)
+        low_res = torch.matmul(rows, torch.matmul(mask * 20.0 - 10.0, rows.t()))
         dense = self.prompts.mask(self.downsample(mask))
         hidden, _ = self.decoder.transform(embed, self.sparse.expand(mask.shape[0], -1, -1), dense)
         pointer = self.decoder.pointer(hidden[:, 2], self.decoder.object_score(hidden))

@@ -39,14 +39,22 @@ class Decoder(nn.Module):
         self.size = model.sam_image_embedding_size
         tokens = (official.obj_score_token.weight, official.iou_token.weight, official.mask_tokens.weight)
         self.register_buffer("tokens", torch.cat(tokens).detach().unsqueeze(0).clone())
-        self.register_buffer("image_pe", model.sam_prompt_encoder.get_dense_pe().detach().clone())
+        self.register_buffer("gaussian", model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.clone())
+        self.register_buffer("places", 2 * ((torch.arange(self.size) + 0.5) / self.size) - 1)
         self.register_buffer("no_object_pointer", model.no_obj_ptr.detach().clone())
 
     def transform(self, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """Two-way transformer: features [1 or B,C,h,w], sparse [B,K,C], dense → tokens [B,6+K,C], image [B,C,h,w]."""
         tokens = torch.cat((self.tokens.expand(sparse.shape[0], -1, -1), sparse), dim=1)
-        hidden, image = self.official.transformer(features + dense, self.image_pe, tokens)
+        hidden, image = self.official.transformer(features + dense, self.image_positions(), tokens)
         return hidden, image.transpose(1, 2).reshape(-1, features.shape[1], self.size, self.size)
+
+    def image_positions(self) -> Tensor:
+        """`get_dense_pe` of the official prompt encoder, [1, C, h, w]."""
+        columns = self.places[:, None] * self.gaussian[0]
+        rows = self.places[:, None] * self.gaussian[1]
+        angles = (columns[None] + rows[:, None]) * (2 * torch.pi)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1).permute(2, 0, 1).unsqueeze(0)
 
     def upscale(self, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
         """Upscaled features [B, C/8, S/4 * S/4]."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
-from export.sam2.attention import attend
+from export.sam2.attention import ScaledLinear, attend
 
 
 class Block(nn.Module):
@@ -23,13 +23,7 @@ class Block(nn.Module):
         self.shortcut = block.proj if block.dim != block.dim_out else None
         self.out = block.attn.proj
         width = block.attn.dim_out // self.heads
-        self.qkv = nn.Linear(block.dim, 3 * block.attn.dim_out)
-        scale = torch.ones(3, 1)
-        scale[0] = float(width) ** -0.5
-        weight = block.attn.qkv.weight.detach().reshape(3, -1) * scale
-        bias = block.attn.qkv.bias.detach().reshape(3, -1) * scale
-        self.qkv.weight = nn.Parameter(weight.reshape(-1, block.dim), requires_grad=False)
-        self.qkv.bias = nn.Parameter(bias.reshape(-1), requires_grad=False)
+        self.qkv = ScaledLinear(block.attn.qkv.weight, block.attn.qkv.bias, float(width) ** -0.5, 1.0, 1.0)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Max pooling of [n, H, W, C] where the block has one."""
@@ -69,6 +63,31 @@ class Block(nn.Module):
         return x[:, : out[1], : out[2]] if (rows * size, columns * size) != tuple(out[1:3]) else x
 
 
+class Positions(nn.Module):
+    """The trunk's positions (`Hiera._get_pos_embed`): a coarse grid enlarged, and the same in every window.
+
+    Bicubic enlarging is linear in rows and in columns, so it is two products here.
+    """
+
+    def __init__(self, trunk: Any, side: int) -> None:
+        super().__init__()
+        coarse, window = trunk.pos_embed.detach(), trunk.pos_embed_window.detach()
+        if coarse.shape[2] != coarse.shape[3] or window.shape[2] != window.shape[3] or side % window.shape[2]:
+            raise InputError("The positions of this image encoder cannot be exported.", mend="use an official config.")
+        self.register_buffer("coarse", coarse[0].permute(1, 2, 0).contiguous())  # [n, n, C]
+        self.register_buffer("window", window[0].permute(1, 2, 0).contiguous())  # [m, m, C]
+        identity = torch.eye(coarse.shape[2])[None, None]
+        enlarge = F.interpolate(identity, size=(side, coarse.shape[2]), mode="bicubic")
+        self.register_buffer("enlarge", enlarge[0, 0].clone())  # [side, n]
+
+    def forward(self) -> Tensor:
+        """[side, side, C]."""
+        (side, coarse), (window, _, channels) = self.enlarge.shape, self.window.shape
+        rows = torch.matmul(self.enlarge, self.coarse.flatten(1)).reshape(side, coarse, channels)
+        tiles = torch.matmul(self.enlarge, rows).reshape(side // window, window, side // window, window, channels)
+        return (tiles + self.window.unsqueeze(1)).reshape(side, side, channels)
+
+
 class ImageEncoder(nn.Module):
     """The official `forward_image`: trunk, neck, and the decoder's projections of the finer levels."""
 
@@ -78,15 +97,14 @@ class ImageEncoder(nn.Module):
         if neck.fuse_type != "sum" or neck.fpn_interp_model != "nearest" or model.image_encoder.scalp != 1:
             raise InputError("This image encoder cannot be exported.", mend="use an official config.")
         self.patch, self.ends = trunk.patch_embed.proj, tuple(trunk.stage_ends)
-        side = model.image_size // 4
-        self.register_buffer("position", trunk._get_pos_embed((side, side)).detach().clone())
+        self.position = Positions(trunk, model.image_size // 4)
         self.blocks = nn.ModuleList(Block(block) for block in trunk.blocks)
         self.convs, self.top_down = neck.convs, tuple(neck.fpn_top_down_levels)
         self.conv_s0, self.conv_s1 = model.sam_mask_decoder.conv_s0, model.sam_mask_decoder.conv_s1
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """image [1,3,S,S] → embed [1,C,S/16,S/16], feat_s0 [1,C/8,S/4,S/4], feat_s1 [1,C/4,S/8,S/8]."""
-        x = self.patch(image).permute(0, 2, 3, 1) + self.position
+        x = self.patch(image).permute(0, 2, 3, 1) + self.position()
         levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from alref_edge.errors import InputError
 from export.sam2.attention import (
+    GridTable,
+    RopeTables,
+    ScaledLinear,
     attend,
     fused,
     in_halves,
     linear_of,
-    rope_tables,
     rotate_tokens,
 )
 
@@ -37,23 +39,6 @@ class Memories:
     sin: Tensor
 
 
-class Rope(nn.Module):
-    """Rotary encoding of an image's tokens, channels in halves.
-
-    Args:
-        tables: cosine and sine, [2, tokens, channels / 2].
-    """
-
-    def __init__(self, tables: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("cos", tables[0].clone())
-        self.register_buffer("sin", tables[1].clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, tokens, channels]."""
-        return rotate_tokens(x, self.cos, self.sin)
-
-
 class MemoryTokens(nn.Module):
     """Gathers memories and object pointers into the tokens that memory attention attends to.
 
@@ -65,11 +50,8 @@ class MemoryTokens(nn.Module):
         super().__init__()
         size = model.sam_image_embedding_size
         self.mem_dim, self.split = model.mem_dim, model.hidden_dim // model.mem_dim
-        cos, sin = rope_tables(model.memory_attention.layers[0].cross_attn_image, size * size)
-        self.register_buffer("cos", cos.t().unsqueeze(1).contiguous())  # [C/2, 1, hw]
-        self.register_buffer("sin", sin.t().unsqueeze(1).contiguous())
         position = model.memory_encoder.position_encoding(torch.zeros(1, model.mem_dim, size, size))
-        self.register_buffer("position", position.flatten(2).clone())  # [1, D, hw]
+        self.position = GridTable(position[0].flatten(1).t(), rows_first=True)
         temporal = model.maskmem_tpos_enc.detach().reshape(model.num_maskmem, model.mem_dim)
         self.register_buffer("temporal", temporal.flip(0).unsqueeze(-1).clone())  # row t_pos
         self.projected = bool(model.add_tpos_enc_to_obj_ptrs)
@@ -84,12 +66,18 @@ class MemoryTokens(nn.Module):
             self.register_buffer("wavelengths", 10000 ** (2 * (index // 2) / half))
 
     def forward(
-        self, bank: Tensor, slots: Tensor, tpos: Tensor, pointers: Tensor, pointer_pos: Tensor | None
+        self,
+        bank: Tensor,
+        slots: Tensor,
+        tpos: Tensor,
+        pointers: Tensor,
+        pointer_pos: Tensor | None,
+        rope: tuple[Tensor, Tensor],
     ) -> Memories:
         """Tokens of M memories, then those of P pointers, which are not rotated."""
         memory = bank.flatten(2)[slots]  # [B, M, D, hw]
         batch = slots.shape[0]
-        keys = torch.cat((memory + self.position + self.temporal[tpos], torch.ones_like(memory[:, :, :1])), dim=2)
+        keys = torch.cat((memory + self.position().t() + self.temporal[tpos], torch.ones_like(memory[:, :, :1])), dim=2)
         keys = keys.transpose(1, 2).reshape(batch, self.mem_dim + 1, -1)
         tokens = pointers.reshape(batch, -1, self.mem_dim)
         values = torch.cat((memory.transpose(2, 3).reshape(batch, -1, self.mem_dim), tokens), dim=1)
@@ -97,7 +85,8 @@ class MemoryTokens(nn.Module):
             tokens = tokens + self.pointer_positions(pointer_pos, batch)
         tokens = torch.cat((tokens, torch.ones_like(tokens[..., :1])), dim=2).transpose(1, 2)
         still = torch.zeros_like(tokens[:1, :1])  # angle 0
-        repeated = [table.expand(-1, slots.shape[1], -1).flatten(1).unsqueeze(0) for table in (self.cos, self.sin)]
+        tables = [table.t().unsqueeze(1) for table in rope]  # [C/2, 1, hw]
+        repeated = [table.expand(-1, slots.shape[1], -1).flatten(1).unsqueeze(0) for table in tables]
         still = still.expand(-1, repeated[0].shape[1], -1)
         return Memories(
             keys=torch.cat((keys, tokens), dim=2),
@@ -118,7 +107,7 @@ class MemoryTokens(nn.Module):
 class AttentionLayer(nn.Module):
     """One official MemoryAttentionLayer; `query` and `key` projections rotate halves, values are folded away."""
 
-    def __init__(self, layer: Any, tokens: int) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         if layer.pos_enc_at_attn or layer.pos_enc_at_cross_attn_queries or not layer.pos_enc_at_cross_attn_keys:
             raise InputError(
@@ -127,27 +116,26 @@ class AttentionLayer(nn.Module):
         own, cross = layer.self_attn, layer.cross_attn_image
         self.norm1, self.norm2, self.norm3 = layer.norm1, layer.norm2, layer.norm3
         self.linear1, self.linear2, self.activation = layer.linear1, layer.linear2, layer.activation
-        scale = float(own.internal_dim) ** -0.5
-        self.own_q, self.own_k = linear_of(*in_halves(own.q_proj, scale)), linear_of(*in_halves(own.k_proj))
+        self.own_q = ScaledLinear(*in_halves(own.q_proj), float(own.internal_dim) ** -0.5)
+        self.own_k = linear_of(*in_halves(own.k_proj))
         self.own_out = linear_of(*fused(own.out_proj, own.v_proj))
-        self.cross_q = linear_of(*in_halves(cross.q_proj, float(cross.internal_dim) ** -0.5))
+        self.cross_q = ScaledLinear(*in_halves(cross.q_proj), float(cross.internal_dim) ** -0.5)
         weight, bias = in_halves(cross.k_proj)
         self.register_buffer("cross_k", torch.cat((weight, bias.unsqueeze(-1)), dim=1))
         self.cross_out = linear_of(*fused(cross.out_proj, cross.v_proj))
-        own_table, cross_table = rope_tables(own, tokens), rope_tables(cross, tokens)
-        if not all(torch.equal(a, b) for a, b in zip(own_table, cross_table, strict=True)):
+        if not torch.equal(own.freqs_cis, cross.freqs_cis):
             raise InputError("Self- and cross-attention rotate differently.", mend="use an official config.")
-        self.rope = torch.stack(own_table)
 
-    def forward(self, x: Tensor, memory: Memories, rope: Rope) -> Tensor:
-        """x [1 or B, hw, C] → [B, hw, C]."""
+    def forward(self, x: Tensor, memory: Memories, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """x [1 or B, hw, C] → [B, hw, C]; rope as `RopeTables` gives it."""
         normed = self.norm1(x)
-        q, k = rope(self.own_q(normed)), rope(self.own_k(normed)).transpose(1, 2)
+        q = rotate_tokens(self.own_q(normed), *rope)
+        k = rotate_tokens(self.own_k(normed), *rope).transpose(1, 2)
         x = x + self.own_out(attend(q, k, normed))
         k = torch.matmul(self.cross_k, memory.keys)
         first, second = k.chunk(2, dim=1)
         k = torch.cat((first * memory.cos - second * memory.sin, first * memory.sin + second * memory.cos), dim=1)
-        x = x + self.cross_out(attend(rope(self.cross_q(self.norm2(x))), k, memory.values))
+        x = x + self.cross_out(attend(rotate_tokens(self.cross_q(self.norm2(x)), *rope), k, memory.values))
         return x + self.linear2(self.activation(self.linear1(self.norm3(x))))
 
 
@@ -160,28 +148,29 @@ class MemoryAttention(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         official, size = model.memory_attention, model.sam_image_embedding_size
-        tokens = size * size
         if not official.pos_enc_at_input:
             raise InputError(
                 "Memory attention without positions at its input cannot be exported.", mend="use an official config."
             )
         self.size, self.tokens = size, MemoryTokens(model)
         position = model.image_encoder.neck.position_encoding(torch.zeros(1, model.hidden_dim, size, size))
-        self.register_buffer("position", 0.1 * position.flatten(2).transpose(1, 2))
-        layers = [AttentionLayer(layer, tokens) for layer in official.layers]
-        if not all(torch.equal(layer.rope, layers[0].rope) for layer in layers):
+        self.position = GridTable(0.1 * position[0].flatten(1).t(), rows_first=True)
+        self.layers = nn.ModuleList(AttentionLayer(layer) for layer in official.layers)
+        own = [layer.self_attn for layer in official.layers]
+        self.rope = RopeTables(own[0], size * size)
+        if not all(torch.equal(each.freqs_cis, own[0].freqs_cis) for each in own):
             raise InputError("Layers of memory attention rotate differently.", mend="use an official config.")
-        self.layers, self.rope = nn.ModuleList(layers), Rope(layers[0].rope)
         self.norm = official.norm
 
     def forward(
         self, embed: Tensor, bank: Tensor, slots: Tensor, tpos: Tensor, pointers: Tensor, pointer_pos: Tensor | None
     ) -> Tensor:
         """embed [1,C,h,w] and memories → conditioned features [B,C,h,w]."""
-        memories = self.tokens(bank, slots, tpos, pointers, pointer_pos)
-        x = embed.flatten(2).transpose(1, 2) + self.position
+        rope = self.rope()
+        memories = self.tokens(bank, slots, tpos, pointers, pointer_pos, rope)
+        x = embed.flatten(2).transpose(1, 2) + self.position()
         for layer in self.layers:
-            x = layer(x, memories, self.rope)
+            x = layer(x, memories, rope)
         return self.norm(x).transpose(1, 2).reshape(-1, embed.shape[1], self.size, self.size)
 
 

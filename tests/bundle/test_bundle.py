@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from alref_edge.bundle import Bundle, default_bundle
-from alref_edge.bundle.manifest import MANIFEST
+from alref_edge.bundle.manifest import MANIFEST, MODEL_CARD
 from alref_edge.errors import BundleError, EngineError, InputError
 from alref_edge.runtime import open_session
 
 onnx = pytest.importorskip("onnx")
-from export.bundle import ComponentSpec, add_to_bundle, source_of  # noqa: E402  (needs onnx)
+from export.bundle import ComponentSpec, GraphSet, add_to_bundle, source_of  # noqa: E402  (needs onnx)
 
 
 def write_graph(path: Path, name: str) -> None:
@@ -27,22 +27,26 @@ def write_graph(path: Path, name: str) -> None:
     onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
 
 
-def component(folder: Path, *, seed: int | None = 0, text: str = "graph") -> ComponentSpec:
-    """A component of one graph and one file, lying in `folder`."""
+def component(
+    folder: Path, *, seed: int | None = 0, text: str = "graph", precisions: tuple[str, ...] = ("float32",)
+) -> ComponentSpec:
+    """A component of two graphs and one file, lying in `folder`."""
     folder.mkdir()
-    for name in ("first", "second"):
-        write_graph(folder / f"{name}.onnx", text)
+    made = {}
+    for precision in precisions:
+        for name in ("first", "second"):
+            write_graph(folder / f"{name}.{precision}.onnx", text)
+        graphs = {"encoder": folder / f"first.{precision}.onnx", "decoder": folder / f"second.{precision}.onnx"}
+        made[precision] = GraphSet(graphs, {"encoder": 1e-4})
     (folder / "vocab.txt").write_text("word")
     return ComponentSpec(
         name="toy",
         variant="toy_small",
-        precision="float32",
         source={"seed": seed} if seed is not None else {"checkpoint": "toy.pt", "sha256": "0" * 64},
         licence="Apache-2.0",
         config={"width": 3},
-        graphs={"encoder": folder / "first.onnx", "decoder": folder / "second.onnx"},
+        precisions=made,
         files={"vocab": folder / "vocab.txt"},
-        tolerances={"encoder": 1e-4},
     )
 
 
@@ -72,9 +76,62 @@ def test_a_component_replaces_the_one_of_its_name_and_changes_the_hash(root: Pat
     assert set(after.manifest.files) == set(before.manifest.files)
 
 
-def test_graphs_share_equal_weights(root: Path) -> None:
-    assert (root / "toy/weights.bin").stat().st_size == 4000
-    assert (root / "toy/encoder.onnx").stat().st_size < 1000
+def test_graphs_share_equal_weights_and_so_do_precisions(tmp_path: Path) -> None:
+    made = component(tmp_path / "made", precisions=("float32", "float16"))
+    bundle = add_to_bundle(tmp_path / "bundle", made)
+    folder = tmp_path / "bundle/toy"
+    assert (folder / "weights.bin").stat().st_size == 2000  # the numbers are float16's too
+    assert {path.name for path in folder.glob("*.onnx")} == {
+        f"{name}{precision}.onnx" for name in ("encoder", "decoder") for precision in ("", ".float16")
+    }
+    assert (folder / "encoder.onnx").stat().st_size < 400
+    assert bundle.precisions == ("float32", "float16")
+    assert bundle.component("toy", "float16").graph("encoder") == folder / "encoder.float16.onnx"
+
+
+def test_a_precision_that_is_not_there_is_an_error_with_the_list(root: Path) -> None:
+    assert Bundle.open(root).precisions == ("float32",)
+    with pytest.raises(BundleError, match=r"no float16 graphs.*float32") as caught:
+        Bundle.open(root).component("toy", "float16")
+    assert "--precision" in caught.value.mend
+
+
+def test_a_bundle_of_the_first_schema_is_read(root: Path) -> None:
+    file = root / MANIFEST
+    manifest = json.loads(file.read_text())
+    (entry,) = manifest["components"].values()
+    ((precision, only),) = entry.pop("precisions").items()
+    entry |= {"precision": precision, **only}
+    file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/1"}))
+    toy = Bundle.open(root).component("toy")
+    assert toy.graph("encoder").is_file()
+    assert toy.tolerances == {"encoder": 1e-4}
+    entry.pop("graphs")
+    file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/1"}))
+    with pytest.raises(BundleError, match="does not fit its schema"):
+        Bundle.open(root)
+
+
+def test_a_model_card_is_listed_kept_and_may_be_edited(root: Path, tmp_path: Path) -> None:
+    (root / MODEL_CARD).write_text("what it knows")
+    with pytest.raises(BundleError, match="does not list"):
+        Bundle.open(root)
+    for number, text in enumerate(("what it knows", "what it knows, and what it does not")):
+        (root / MODEL_CARD).write_text(text)
+        add_to_bundle(root, component(tmp_path / f"again{number}"))
+        assert MODEL_CARD in Bundle.open(root).manifest.files
+        assert (root / MODEL_CARD).read_text() == text
+    (root / "other.md").write_text("x")
+    with pytest.raises(BundleError, match="does not list"):
+        add_to_bundle(root, component(tmp_path / "last"))
+
+
+def test_a_trained_bundle_keeps_its_notes(tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    add_to_bundle(root, component(tmp_path / "first", seed=None), notes="shapes only")
+    assert add_to_bundle(root, component(tmp_path / "second", seed=None)).manifest.notes == "shapes only"
+    assert "UNTRAINED" in add_to_bundle(root, component(tmp_path / "third"), notes="shapes only").manifest.notes
+    assert add_to_bundle(root, component(tmp_path / "fourth", seed=None)).manifest.notes == ""
 
 
 def test_random_weights_make_the_bundle_untrained(root: Path, tmp_path: Path) -> None:
@@ -111,6 +168,11 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return apply
 
 
+def precision(manifest: dict) -> dict:
+    entry: dict = manifest["components"]["toy"]["precisions"]["float32"]
+    return entry
+
+
 def link(root: Path) -> None:
     (root / "toy/encoder.onnx").rename(root.parent / "elsewhere")
     os.symlink(root.parent / "elsewhere", root / "toy/encoder.onnx")
@@ -142,7 +204,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a field too few": (edit(lambda m: m.pop("components")), "does not fit its schema"),
     "escaping path": (edit(lambda m: m["files"].update({"../x": m["files"]["toy/vocab.txt"]})), "outside"),
     "absolute path": (edit(lambda m: m["files"].update({"/etc/passwd": m["files"]["toy/vocab.txt"]})), "outside"),
-    "graph not listed": (edit(lambda m: m["components"]["toy"]["graphs"].update(x="toy/y.onnx")), "does not list"),
+    "graph not listed": (edit(lambda m: precision(m)["graphs"].update(x="toy/y.onnx")), "does not list"),
+    "no precision": (edit(lambda m: m["components"]["toy"].update(precisions={})), "has a precision that there is not"),
+    "an unknown precision": (edit(lambda m: m["components"]["toy"]["precisions"].update(int4=precision(m))), "has a p"),
+    "graphs are nothing": (edit(lambda m: precision(m).update(graphs=None)), "malformed"),
     "trained is a word": (edit(lambda m: m.update(trained="no")), "does not fit its schema"),
     "config is nothing": (edit(lambda m: m["components"]["toy"].update(config=None)), "malformed"),
     "nested without end": (lambda root: (root / MANIFEST).write_text("[" * 100_000), "not a JSON object"),
@@ -173,14 +238,25 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_the_shipped_bundle_verifies() -> None:
-    assert set(Bundle.open().manifest.components) >= {"sam2", "grounding_dino"}
+    bundle = Bundle.open()
+    assert set(bundle.manifest.components) >= {"sam2", "grounding_dino"}
+    assert bundle.is_shipped
     assert default_bundle().name == "nano"
+
+
+def test_the_shipped_bundle_is_small_and_has_two_precisions() -> None:
+    manifest = Bundle.open().manifest
+    for name in ("sam2", "grounding_dino"):
+        assert set(manifest.components[name].precisions) == {"float32", "float16"}
+    networks = [entry.size for path, entry in manifest.files.items() if path.startswith(("sam2/", "grounding_dino/"))]
+    assert sum(networks) <= 5_000_000
 
 
 def test_weights_outside_the_bundle_are_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.bin").write_bytes(bytes(4000))
     path = root / "toy/encoder.onnx"
     model = onnx.load(path, load_external_data=False)
+    assert model.graph.initializer[0].external_data[0].key == "location"
     model.graph.initializer[0].external_data[0].value = "../../secret.bin"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(EngineError, match="cannot be loaded"):

@@ -64,7 +64,8 @@ def model(weights: dict[str, Any], config: Any) -> Any:
 def component(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> ComponentSpec:
     folder = tmp_path_factory.mktemp("export")
     vocab = write_vocabulary(folder / "made.txt", official_config("nano")["bert"]["vocab_size"])
-    return export_grounding_dino("nano", folder / "out", checkpoint=checkpoint, vocab=vocab)
+    precisions = ("float32", "float16")
+    return export_grounding_dino("nano", folder / "out", checkpoint=checkpoint, vocab=vocab, precisions=precisions)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def tokenizer(component: ComponentSpec) -> CaptionTokenizer:
 
 
 def _detect(component: ComponentSpec, tokenizer: CaptionTokenizer, image: np.ndarray, caption: str) -> dict[str, Any]:
-    sessions = {name: onnxruntime.InferenceSession(component.graphs[name]) for name in GRAPHS}
+    sessions = {name: onnxruntime.InferenceSession(component.float32.graphs[name]) for name in GRAPHS}
     tokens = tokenizer.encode(caption)
     size = image.shape[2:]
     text = {"position_ids": tokens.position_ids, "attention_mask": tokens.attention_mask}
@@ -105,7 +106,7 @@ def test_graphs_match_the_model_at_any_size_and_caption(
     image = example_image(*size)
     got = _detect(component, tokenizer, image, caption)
     expected = run_reference(model, image, got["ids"], tokenizer.delimiter_ids)
-    assert got["logits"].shape == (1, 40, got["ids"].shape[1])
+    assert got["logits"].shape == (1, model.config.num_queries, got["ids"].shape[1])
     count, boxes, scores = match_detections(got, expected, threshold=0.02)
     assert count > 10
     assert boxes < 1e-4
@@ -139,21 +140,22 @@ def test_verify_refuses_a_graph_of_other_weights(
     name = "model.encoder.layers.1.deformable_layer.self_attn.attention_weights.bias"
     other = build_model(config, {**weights, name: weights[name] + torch.linspace(0, 1, len(weights[name]))})
     with pytest.raises(EngineError, match="differ"):
-        verify(other, component.graphs, component.config, tokenizer, ((65, 97),))
+        verify(other, component.float32.graphs, component.config, tokenizer, ((65, 97),))
 
 
 def test_component_says_what_the_runtime_needs(component: ComponentSpec) -> None:
-    assert set(component.graphs) == set(GRAPHS) == set(component.tolerances)
-    assert component.tolerances == TOLERANCES
+    assert set(component.float32.graphs) == set(GRAPHS) == set(component.float32.tolerances)
+    assert component.float32.tolerances == TOLERANCES
     assert component.source["checkpoint"] == "nano.pth"
     assert component.config["d_model"] == 64
-    assert component.config["num_queries"] == 40
-    assert (component.config["resize_short"], component.config["resize_long"]) == (320, 533)
+    assert component.config["num_queries"] == official_config("nano")["args"]["num_queries"]
+    assert (component.config["resize_short"], component.config["resize_long"]) == official_config("nano")["resize"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str) -> None:
-    graph = onnx.load(component.graphs[name])
+def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str, precision: str) -> None:
+    graph = onnx.load(component.precisions[precision].graphs[name])
     onnx.checker.check_model(graph, full_check=True)
     assert graph.ir_version <= 10
     assert [(each.domain, each.version) for each in graph.opset_import] == [("", 18)]

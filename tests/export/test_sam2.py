@@ -17,7 +17,15 @@ from alref_edge.errors import EngineError, InputError  # noqa: E402
 from export.bundle import ComponentSpec  # noqa: E402
 from export.sam2 import build_model, export_sam2, reference, save_seeded_checkpoint  # noqa: E402
 from export.sam2.build import read_checkpoint  # noqa: E402
-from export.sam2.checks import ABSOLUTE, BFLOAT16, RELATIVE, check, check_graphs  # noqa: E402
+from export.sam2.checks import (  # noqa: E402
+    ABSOLUTE,
+    BFLOAT16,
+    RELATIVE,
+    check,
+    check_float16,
+    check_graphs,
+    example_runs,
+)
 from export.sam2.graphs import graphs_of  # noqa: E402
 from export.sam2.image_encoder import ImageEncoder  # noqa: E402
 from export.sam2.variants import VARIANTS, model_config  # noqa: E402
@@ -67,7 +75,9 @@ def model(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def component(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> ComponentSpec:
-    return export_sam2(VARIANT, tmp_path_factory.mktemp("sam2"), checkpoint=checkpoint)
+    return export_sam2(
+        VARIANT, tmp_path_factory.mktemp("sam2"), checkpoint=checkpoint, precisions=("float32", "float16")
+    )
 
 
 def noise(seed: int) -> np.ndarray:
@@ -88,7 +98,7 @@ def run(component: ComponentSpec) -> Iterator[Any]:
     def call(name: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name not in sessions:
             sessions[name] = onnxruntime.InferenceSession(
-                str(component.graphs[name]), providers=["CPUExecutionProvider"]
+                str(component.float32.graphs[name]), providers=["CPUExecutionProvider"]
             )
         session = sessions[name]
         wanted = [each.name for each in session.get_inputs()]
@@ -126,19 +136,44 @@ def test_component_tells_the_runtime_what_it_needs(component: ComponentSpec) -> 
     assert component.name == "sam2"
     assert component.variant == VARIANT
     assert component.source["checkpoint"] == "nano.pt"
-    assert set(component.graphs) == {"image_encoder", "track", "prompt", "mask_prompt", "memory_encoder"}
-    assert set(component.tolerances) == set(component.graphs)
+    assert set(component.float32.graphs) == {"image_encoder", "track", "prompt", "mask_prompt", "memory_encoder"}
+    assert set(component.float32.tolerances) == set(component.float32.graphs)
     assert component.config["image_size"] == 256
     assert component.config["pointer_tpos"] is True
 
 
-def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec) -> None:
-    for path in component.graphs.values():
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec, precision: str) -> None:
+    for path in component.precisions[precision].graphs.values():
         model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)
         assert {each.domain: each.version for each in model.opset_import} == {"": 18}
         assert model.ir_version <= 10
         assert all(each.data_location != onnx.TensorProto.EXTERNAL for each in model.graph.initializer)
+
+
+def test_float16_graphs_have_the_names_of_the_float32_ones_and_hand_on_float16(component: ComponentSpec) -> None:
+    narrow = component.precisions["float16"]
+    assert set(narrow.graphs) == set(narrow.tolerances) == set(component.float32.graphs)
+    for name, path in narrow.graphs.items():
+        ours, theirs = (onnx.load(each).graph for each in (path, component.float32.graphs[name]))
+        for half, full in zip((*ours.input, *ours.output), (*theirs.input, *theirs.output), strict=True):
+            assert half.name == full.name
+            given = half.name in {"embed", "feat_s0", "feat_s1", "bank", "memory"}
+            wanted = onnx.TensorProto.FLOAT16 if given else full.type.tensor_type.elem_type
+            assert half.type.tensor_type.elem_type == wanted, half.name
+
+
+def test_a_check_finds_a_float16_graph_that_is_far_off(component: ComponentSpec, model: Any, tmp_path: Path) -> None:
+    narrow = component.precisions["float16"].graphs
+    wrong = onnx.load(narrow["memory_encoder"])
+    (last,) = (each for each in wrong.graph.initializer if "encoder.out_proj.weight" in each.name)
+    last.raw_data = (np.frombuffer(last.raw_data, np.float16) * np.float16(1.5)).tobytes()
+    onnx.save(wrong, tmp_path / "memory_encoder.onnx")
+    with pytest.raises(EngineError, match="memory is far from the official"):
+        check_float16(
+            graphs_of(model), {**narrow, "memory_encoder": tmp_path / "memory_encoder.onnx"}, example_runs(model)
+        )
 
 
 @pytest.mark.parametrize("case", TRACKED)
@@ -243,11 +278,11 @@ def test_windows_that_need_padding() -> None:
 
 
 def test_a_check_finds_a_wrong_graph(component: ComponentSpec, model: Any, tmp_path: Path) -> None:
-    wrong = onnx.load(component.graphs["memory_encoder"])
+    wrong = onnx.load(component.float32.graphs["memory_encoder"])
     largest = max(wrong.graph.initializer, key=lambda each: len(each.raw_data))
     largest.raw_data = (np.frombuffer(largest.raw_data, np.float32) * 1.2).astype(np.float32).tobytes()
     onnx.save(wrong, tmp_path / "memory_encoder.onnx")
-    paths = {**component.graphs, "memory_encoder": tmp_path / "memory_encoder.onnx"}
+    paths = {**component.float32.graphs, "memory_encoder": tmp_path / "memory_encoder.onnx"}
     with pytest.raises(EngineError, match="memory differs from the official module"):
         check_graphs(model, graphs_of(model), paths)
 
@@ -255,7 +290,7 @@ def test_a_check_finds_a_wrong_graph(component: ComponentSpec, model: Any, tmp_p
 def test_a_check_finds_swapped_outputs(component: ComponentSpec, model: Any) -> None:
     graph = graphs_of(model)["prompt"]
     with pytest.raises(EngineError, match="names differ"):
-        check(graph, component.graphs["mask_prompt"], {}, {})
+        check(graph, component.float32.graphs["mask_prompt"], {}, {})
 
 
 def test_official_variants_build_from_their_yaml() -> None:
@@ -338,6 +373,7 @@ def test_a_checkpoint_of_another_variant_is_named(tmp_path: Path) -> None:
         ("sam2.1_huge", {"seed": 0}, "There is no SAM 2 variant"),
         (VARIANT, {}, "a checkpoint or from a seed"),
         (VARIANT, {"checkpoint": Path("x.pt"), "seed": 0}, "a checkpoint or from a seed"),
+        (VARIANT, {"seed": 0, "precisions": ("float8",)}, "no such precision"),
     ],
 )
 def test_bad_requests(variant: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -68,7 +68,6 @@ class Pair:
     """One variant on both sides: the official answers by case, and our detector."""
 
     official: dict[tuple[tuple[int, int] | None, str], Side]
-    queries: int
     images: dict[tuple[int, int] | None, np.ndarray]
     detector: GroundingDino
 
@@ -111,7 +110,7 @@ def pair(
     official = _run_official(reference, variant, checkpoint, vocab, images, work)
     checkpoint.unlink()
     with GroundingDino.from_component(component, "cpu") as detector:
-        yield Pair(official, component.config["num_queries"], images, detector)
+        yield Pair(official, images, detector)
 
 
 def _run_official(
@@ -205,7 +204,7 @@ def test_detections_equal_the_official_code(
     record_property("worst_score", worst_score)
     print(f"{len(confident)} boxes, box difference {worst_box:.1e}, score difference {worst_score:.1e}")
 
-    assert 5 <= len(confident) < pair.queries, "detections are trivial"
+    assert len(confident) >= 5, "detections are trivial"
     assert official.boxes_n4[confident].std(axis=0).min() > 0.01, "boxes are trivial"
     assert official.scores_n.std() > 0.01, "scores are trivial"
     assert len(confident) == (official.scores_n > BOX_THRESHOLD + SCORE_TOLERANCE).sum(), "an official box has no match"

@@ -46,7 +46,19 @@ def results(clip: Path, masks: np.ndarray) -> list[RvosResult]:
         for frame in range(4):
             store.put(item, frame, masks[item, frame])
     report = RunReport(
-        str(clip), source.info, 4, "toy", "0" * 64, True, "cpu", {}, "grounding", RvosSettings(), {"frames": 4}, {}
+        video=str(clip),
+        info=source.info,
+        frame_count=4,
+        bundle="toy",
+        bundle_sha256="0" * 64,
+        trained=True,
+        precision="float32",
+        device="cpu",
+        providers={},
+        selector="grounding",
+        settings=RvosSettings(),
+        counters={"frames": 4},
+        timings_s={},
     )
     found = Detections(np.array([[1, 2, 30, 40]], np.float32), np.array([0.5], np.float32), ("ball",))
     pivots = (Pivot(2, found.boxes_n4[0], 0.5, "ball"),)
@@ -68,7 +80,7 @@ def test_a_result_holds_what_the_run_came_to(
     assert left_over(out.parent) == ["out"]
     assert json.loads((out / "result.json").read_text(encoding="utf-8")) == record
     assert record["schema"] == "alref-edge.rvos/1"
-    assert record["bundle"] == {"name": "toy", "sha256": "0" * 64, "trained": True}
+    assert record["bundle"] == {"name": "toy", "sha256": "0" * 64, "trained": True, "precision": "float32"}
     assert record["warnings"] == ["careful", "empty"]
     first, second = record["sentences"]
     assert first["pivots"] == [{"frame": 2, "box": [1.0, 2.0, 30.0, 40.0], "score": 0.5, "phrase": "ball"}]
@@ -337,3 +349,32 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path, clip:
 )
 def test_slugs_are_safe_names(sentence: str, name: str) -> None:
     assert slug(sentence) == name
+
+
+def test_extras_are_published_with_the_result_and_replaced_with_it(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    out = tmp_path / "out"
+    for words in ("one", "two"):
+        with ResultFolder(out, overwrite=True, overlay=False, masks="none", extras=("report.html",)) as folder:
+            folder.write(results, open_video(clip))
+            (folder.partial / "report.html").write_text(words)
+        assert (out / "report.html").read_text() == words
+    with ResultFolder(out, overwrite=True, overlay=False, masks="none") as folder:
+        assert folder.write(results, open_video(clip))["extras"] == []
+    assert [path.name for path in out.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("extras", [None, "notes.txt", ["other.txt"], ["notes.txt"], [{"notes.txt": 1}]])
+def test_only_files_that_a_result_lists_go_with_it(
+    tmp_path: Path, clip: Path, results: list[RvosResult], extras: object
+) -> None:
+    out = tmp_path / "out"
+    with ResultFolder(out, overlay=False, masks="none") as folder:
+        folder.write(results, open_video(clip))
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    (out / "result.json").write_text(json.dumps({**record, "extras": extras}), encoding="utf-8")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"something else than a result.*notes\.txt"):
+        ResultFolder(out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alref_edge.datasets.synthetic import make_scene
+from alref_edge.demo import SEED, write_clip
 from alref_edge.errors import InputError, MediaError, ProviderError
 from alref_edge.media import open_video
-from alref_edge.media.sample import write_sample_clip
 from alref_edge.pipeline import Pipeline, Progress, RvosResult, RvosSettings, Segment
 from alref_edge.pipeline.pivots import Ground
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX
@@ -56,11 +57,11 @@ def pipeline(nano_bundle: Path) -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 frames of 320x240: of a real video where there is one, else the generated sample."""
+    """40 frames of 320x240: of a real video where there is one, else a generated one."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     bedroom = media_folder() / "bedroom.mp4"
     if not bedroom.is_file():
-        write_sample_clip(path)
+        write_clip(make_scene(SEED, 320, 240), path)
         return path
     frames = [np.asarray(Image.fromarray(image).resize((320, 240))) for _, image in open_video(bedroom).frames(stop=40)]
     return make_clip(path, frames=40, size=(320, 240), picture=lambda number, *_: frames[number])

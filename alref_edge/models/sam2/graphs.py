@@ -15,7 +15,7 @@ from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
 
 @dataclass(frozen=True)
 class FrameFeatures:
-    """An encoded image, on the device.
+    """An encoded image, on the device, in the type that the graphs hand on.
 
     Attributes:
         embed: `[1, C, S/16, S/16]`, the top level.
@@ -90,12 +90,20 @@ class Sam2Graphs:
     def new_features(self) -> FrameFeatures:
         """Room for one encoded image."""
         size, width = self.config.image_size, self.config.hidden_dim
-        room = self.session("image_encoder").buffer
+        session = self.session("image_encoder")
+        shapes = {
+            "embed": (1, width, size // 16, size // 16),
+            "feat_s0": (1, width // 8, size // 4, size // 4),
+            "feat_s1": (1, width // 4, size // 8, size // 8),
+        }
         return FrameFeatures(
-            embed=room((1, width, size // 16, size // 16)),
-            feat_s0=room((1, width // 8, size // 4, size // 4)),
-            feat_s1=room((1, width // 4, size // 8, size // 8)),
+            **{name: session.buffer(shape, session.outputs[name].dtype) for name, shape in shapes.items()}
         )
+
+    def new_memories(self, shape: tuple[int, ...]) -> Buffer:
+        """Room for memories in the type that graphs hand on, `[rows, D, S/16, S/16]`, zeroed."""
+        track = self.session("track")
+        return track.buffer(shape, track.inputs["bank"].dtype)
 
     def encode(self, pixels_13ss: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
         """Encode a normalised image, into the room given or new room."""

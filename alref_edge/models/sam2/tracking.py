@@ -69,7 +69,7 @@ class TrackingState:
         self._objects: dict[Hashable, ObjectMemory] = {}
         self._room: FrameFeatures | None = None
         shape = (self._config.mem_dim, self._config.grid, self._config.grid)
-        self._memories: MemoryBank | None = MemoryBank(self._graphs.session("track").buffer, shape)
+        self._memories: MemoryBank | None = MemoryBank(graphs.new_memories, shape)
 
     @property
     def object_ids(self) -> tuple[Hashable, ...]:

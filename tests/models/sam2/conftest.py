@@ -10,6 +10,7 @@ import pytest
 
 from alref_edge.bundle import Bundle, Component
 from alref_edge.models.sam2 import Sam2Graphs
+from benchmarks.official_side import official_checkpoints
 from tests.models.sam2.jobs import write_frames
 
 
@@ -27,17 +28,10 @@ def sam2_graphs(sam2_component: Component) -> Iterator[Sam2Graphs]:
 
 
 @pytest.fixture(scope="session")
-def sam2_checkpoint(nano_bundle: Path, sam2_component: Component, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sam2_checkpoint(nano_bundle: Path) -> Path:
     """The weights of the shipped SAM 2 as an official checkpoint."""
     pytest.importorskip("sam2", reason="the official sam2 package is not installed")
-    from export.sam2 import save_seeded_checkpoint
-
-    source = Bundle.open(nano_bundle).manifest.components["sam2"].source
-    if "seed" not in source:
-        pytest.skip("the shipped SAM 2 was not made from a seed")
-    path = tmp_path_factory.mktemp("sam2") / "nano.pt"
-    save_seeded_checkpoint(sam2_component.variant, source["seed"], path)
-    return path
+    return Path(official_checkpoints(Bundle.open(nano_bundle))["sam2"]["checkpoint"])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,48 @@
+"""The command line: parses and prints, decides nothing. Nothing heavy is imported before a command needs it.
+
+Each command or group is a module here; its `register` adds it to the program.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from alref_edge.cli import demo, doctor, evaluate, run, synth
+from alref_edge.cli.console import EPILOG, echo
+
+app = typer.Typer(
+    name="alref-edge",
+    help="Segment, in a video, what a sentence refers to. Offline, without PyTorch.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from alref_edge import __version__
+
+        echo(f"alref-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+# In the order of `--help`.
+for _module in (demo, run, evaluate, synth, doctor):
+    _module.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,101 @@
+"""Scenes as MP4 clips with sound, and their masks beside them: what one plays, and gives to `alref-edge run`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alref_edge.datasets.synthetic.folders import truth_of, video_name
+from alref_edge.datasets.synthetic.scene import Scene
+from alref_edge.datasets.synthetic.sound import SoundTrack, make_sound
+from alref_edge.errors import InputError, MediaError
+from alref_edge.media.masks import write_indexed_png
+from alref_edge.media.partial import unwritable
+
+_ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("libx264", {"preset": "veryfast", "crf": "14"}),
+    ("libopenh264", {}),
+    ("mpeg4", {"qscale": "2"}),
+)
+_AAC_FRAME = 1024
+
+
+class Mp4Clips:
+    """Clips, and what is true of them.
+
+        VIDEO.mp4                           H.264 and AAC
+        Annotations/VIDEO/00000.png, ...    palette PNG of every frame, the value is the object's number plus one
+
+    Expressions and labels of the sound stand in the record of the folder.
+
+    Args:
+        root: folder of the clips.
+        split: one there is.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        self._root = root
+
+    def add(self, scene: Scene) -> dict[str, Any] | None:
+        """See `FolderLayout`; scenes with sides of odd length have no such clip, see `write_clip`."""
+        track, video = make_sound(scene), video_name(scene)
+        write_clip(self._root / f"{video}.mp4", scene, track)
+        annotations = self._root / "Annotations" / video
+        annotations.mkdir(parents=True)
+        for index in range(scene.num_frames):
+            write_indexed_png(annotations / f"{index:05d}.png", scene.labels(index) + 1)
+        return truth_of(scene, track)
+
+    def finish(self) -> None:
+        """See `FolderLayout`."""
+
+
+def write_clip(path: Path, scene: Scene, track: SoundTrack) -> None:
+    """Write a scene with its sound as an MP4 video (H.264, yuv420p, BT.709; AAC, mono). Not beside its name.
+
+    Raises:
+        InputError: sides of odd length, which 4:2:0 video cannot have, or a path that cannot be written.
+        CapacityError: the disk is full.
+        MediaError: no encoder works.
+    """
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    if scene.width % 2 or scene.height % 2:
+        raise InputError(
+            "A clip has sides of even length.", expected="even", got=f"{scene.width}x{scene.height}", mend="add one."
+        )
+    names = [(name, options) for name, options in _ENCODERS if name in av.codecs_available]
+    if not names:
+        raise MediaError(
+            "No video encoder works here.", expected=_ENCODERS[0][0], mend="pip install --force-reinstall av"
+        )
+    encoder, options = names[0]
+    convert = VideoReformatter()
+    try:
+        with av.open(str(path.resolve()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            video: Any = container.add_stream(encoder, rate=scene.fps, options=options)
+            video.width, video.height, video.pix_fmt = scene.width, scene.height, "yuv420p"
+            context = video.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+            sound: Any = container.add_stream("aac", rate=track.rate, layout="mono")
+            sound.bit_rate = 96_000
+            for second in range(len(track.labels)):
+                for index in range(second * scene.fps, (second + 1) * scene.fps):
+                    picture = av.VideoFrame.from_ndarray(scene.frame(index), format="rgb24")
+                    picture = convert.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1)
+                    picture.pts, picture.time_base = index, Fraction(1, scene.fps)
+                    container.mux(video.encode(picture))
+                for start in range(second * track.rate, (second + 1) * track.rate, _AAC_FRAME):
+                    end = min(start + _AAC_FRAME, (second + 1) * track.rate)
+                    samples = np.ascontiguousarray(track.wave_16khz[None, start:end])
+                    piece = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+                    piece.sample_rate, piece.pts, piece.time_base = track.rate, start, Fraction(1, track.rate)
+                    container.mux(sound.encode(piece))
+            container.mux(video.encode(None))
+            container.mux(sound.encode(None))
+    except (av.FFmpegError, OSError) as error:
+        raise unwritable(path, error) from error

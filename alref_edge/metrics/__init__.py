@@ -1,0 +1,14 @@
+"""Measures of masks against a truth, on numpy alone. A leaf."""
+
+from alref_edge.metrics.davis import JAndF, Statistics, boundary_measure, j_and_f, region_similarity
+from alref_edge.metrics.intervals import Estimate, clustered_mean
+
+__all__ = [
+    "Estimate",
+    "JAndF",
+    "Statistics",
+    "boundary_measure",
+    "clustered_mean",
+    "j_and_f",
+    "region_similarity",
+]

@@ -1,0 +1,313 @@
+"""SAM 2 nano learns to segment from prompts and to track: the task of `python -m export.nano sam2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alref_edge.datasets.synthetic import Scene, make_scene
+from export.nano.sam2_model import (
+    LONGEST,
+    VARIANT,
+    Decoded,
+    Features,
+    Moment,
+    build_trainable,
+    condition,
+    encode,
+    moment_of,
+    prompt,
+    track,
+)
+from export.nano.sam2_scenes import FEW, Clips, draw_clips, draw_prompts, normalised
+from export.nano.training import save_checkpoint
+
+# Weights of the losses, which are those of the SAM 2 paper with plain cross-entropy in place of the focal loss.
+_MASK, _DICE, _IOU, _SCORE = 20.0, 1.0, 1.0, 1.0
+_ROUND = 16.0  # pixels that the dice loss adds to both sides
+_ROWS = 8  # compared at once
+
+
+# Scenes that the object score is calibrated on; neither trained on nor measured on.
+_CALIBRATED_ON = range(600_000, 600_008)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum.
+
+    Attributes:
+        until: first step that is of the next stage.
+        clips, frames, rows, calm: of a batch; see `draw_clips`.
+    """
+
+    until: int
+    clips: int
+    frames: int
+    rows: int
+    calm: bool = False
+
+
+CURRICULUM = (
+    Stage(until=600, clips=8, frames=1, rows=4),
+    Stage(until=1300, clips=4, frames=3, rows=4),
+    Stage(until=2700, clips=3, frames=5, rows=4),
+    Stage(until=3400, clips=2, frames=8, rows=4),
+    Stage(until=10**9, clips=2, frames=8, rows=4, calm=True),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was decoded for some rows in one frame of a batch.
+
+    Attributes:
+        decoded: of R' rows.
+        frame: the frame's index in the batch.
+        rows: the rows' numbers, int64 [R'].
+        weight: of its losses.
+    """
+
+    decoded: Decoded
+    frame: int
+    rows: Tensor
+    weight: float = 1.0
+
+
+class Sam2Task:
+    """See `export.nano.training.Task`.
+
+    Args:
+        device: "cpu" or "cuda".
+        initial: an official checkpoint to start from.
+        curriculum: stages; the default is the recipe's.
+        seed: of weights and batches.
+        clips: how many unseen clips quality is measured on.
+    """
+
+    name = VARIANT
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        initial: Path | None = None,
+        *,
+        curriculum: tuple[Stage, ...] = CURRICULUM,
+        seed: int = 0,
+        clips: int = 5,
+    ) -> None:
+        self.model: Any = build_trainable(initial, seed=seed).to(device)
+        self.device, self.curriculum, self.seed, self.clips = device, curriculum, seed, clips
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Losses of a step: "loss" and its parts."""
+        stage = next(each for each in self.curriculum if step < each.until)
+        sizes = {"clips": stage.clips, "frames": stage.frames, "rows": stage.rows}
+        clips = draw_clips(self.seed, step, **sizes, calm=stage.calm)
+        generator = np.random.default_rng([self.seed, step, 78])
+        answers = self._answer(clips, generator)
+        return losses(answers, clips, int(generator.integers(4)), self.device)
+
+    def _answer(self, clips: Clips, generator: np.random.Generator) -> list[Answer]:
+        """Segment in up to three frames from boxes or points; then track from the first frame's true mask, or from what
+        was segmented there.
+        """
+        model, owners = self.model, clips.clip_of_row.to(self.device)
+        frames, number = clips.images.shape[:2]
+        seen = encode(model, clips.images.flatten(0, 1).to(self.device))
+        features = [seen.rows(owners + number * index) for index in range(frames)]
+        every = torch.arange(len(owners))
+        answers = []
+        for frame in sorted({0, frames // 2, frames - 1}):
+            shown = clips.promptable(frame)
+            if len(shown):
+                coords, labels = draw_prompts(generator, clips.masks[frame, shown])
+                some = features[frame] if len(shown) == len(every) else features[frame].rows(shown.to(self.device))
+                decoded = prompt(model, some, coords.to(self.device), labels.to(self.device))
+                answers.append(Answer(decoded, frame, shown))
+        if frames == 1:
+            return answers
+        masks = clips.masks[0].unsqueeze(1).to(self.device)
+        if generator.random() < 0.3 and answers and answers[0].frame == 0 and len(answers[0].rows) == len(every):
+            guess = _enlarged(answers[0].decoded.masks[:, :1].detach())
+            masks = torch.where(guess.flatten(1).any(dim=1)[:, None, None, None], guess, masks)
+        decoded, moment = condition(model, features[0], masks, clips.times[0])
+        answers.append(Answer(decoded, 0, every, weight=0.5))
+        past = [moment]
+        for frame in range(1, frames):
+            decoded, best = track(model, features[frame], past, clips.times[frame])
+            answers.append(Answer(decoded, frame, every))
+            if frame < frames - 1:
+                past.append(moment_of(model, features[frame], decoded, best, clips.times[frame])[1])
+        return answers
+
+    def evaluate(self) -> dict[str, float]:
+        """Tracking from a true box on the frame where the most of an object is seen, on clips never trained on.
+
+        Returns:
+            j: mean Jaccard index over objects and frames; prompt_j: of the prompted frames; absent, present: the share
+            of frames without, with the object in which the model says so.
+        """
+        totals: dict[str, list[float]] = {"j": [], "prompt_j": [], "absent": [], "present": []}
+        for seed in range(500_000, 500_000 + self.clips):
+            scene = make_scene(seed)
+            frames = np.stack([normalised(scene.frame(index)) for index in range(scene.num_frames)])
+            features = self.encode_all(frames)
+            for number in range(len(scene.objects)):
+                truth = np.stack([scene.labels(index) == number for index in range(scene.num_frames)])
+                found, pivot = self.track_object(scene, features, number)
+                for index, (wanted, got) in enumerate(zip(truth, found, strict=True)):
+                    union = int((wanted | got).sum())
+                    j = float((wanted & got).sum()) / union if union else 1.0
+                    totals["j"].append(j)
+                    if index == pivot:
+                        totals["prompt_j"].append(j)
+                    if wanted.any():
+                        totals["present"].append(float(got.any()))
+                    else:
+                        totals["absent"].append(float(not got.any()))
+        return {name: round(float(np.mean(values)), 4) for name, values in totals.items() if values}
+
+    def encode_all(self, frames: np.ndarray) -> list[Features]:
+        """Features of every normalised frame, each of one image."""
+        return [encode(self.model, torch.from_numpy(each[None]).to(self.device)) for each in frames]
+
+    def track_object(self, scene: Scene, features: list[Features], number: int) -> tuple[np.ndarray, int]:
+        """Masks bool [T, S, S] of an object from its true box on the frame where the most of it is seen; that frame."""
+        pivot = max(range(scene.num_frames), key=lambda index: int((scene.labels(index) == number).sum()))
+        masks = np.zeros((scene.num_frames, scene.height, scene.width), bool)
+        for index, score, mask in self._tracked(scene, features, number, pivot):
+            masks[index] = mask & (score > 0)
+        return masks, pivot
+
+    def calibrate(self, seeds: range) -> float:
+        """Move the bias of the object score to where zero best tells presence from absence, over scenes of some seeds.
+
+        Training sees few absent objects and sets the scores of those apart, but not around zero.
+
+        Returns:
+            What was added to the bias.
+        """
+        found: list[tuple[float, float, float]] = []  # score; J if the mask is given, and if none is
+        for seed in seeds:
+            scene = make_scene(seed)
+            frames = np.stack([normalised(scene.frame(index)) for index in range(scene.num_frames)])
+            features = self.encode_all(frames)
+            for number in range(len(scene.objects)):
+                pivot = max(range(scene.num_frames), key=lambda index: int((scene.labels(index) == number).sum()))
+                for index, score, mask in self._tracked(scene, features, number, pivot):
+                    truth = scene.labels(index) == number
+                    given = float((truth & mask).sum()) / max(1, int((truth | mask).sum()))
+                    found.append((score, given, float(not truth.any())))
+        scores, given, kept = np.array(found).T
+        tried = np.arange(-4.0, 4.0, 0.1)
+        reached = np.array([np.where(scores > each, given, kept).mean() for each in tried])
+        # The middle of the best stretch.
+        offset = -float(np.median(tried[reached >= reached.max() - 2e-4]))
+        self.model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += offset
+        return offset
+
+    def _tracked(
+        self, scene: Scene, features: list[Features], number: int, pivot: int
+    ) -> Iterator[tuple[int, float, np.ndarray]]:
+        """Frame, object score and mask bool [S, S] of an object: prompted on its frame, then forward, then backward."""
+        box = torch.from_numpy(scene.boxes(pivot)[number].reshape(1, 2, 2)).to(self.device)
+        labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device)
+        start = _enlarged(prompt(self.model, features[pivot], box, labels).masks[:, :1])
+        yield pivot, 1.0, start[0, 0].cpu().numpy()
+        if not bool(start.any()):
+            return
+        for order in (range(pivot + 1, scene.num_frames), range(pivot - 1, -1, -1)):
+            past: list[Moment] = [condition(self.model, features[pivot], start, 0)[1]]
+            for time, index in enumerate(order, start=1):
+                decoded, best = track(self.model, features[index], past, time)
+                yield index, float(decoded.score), _enlarged(decoded.masks[:, best + 1])[0, 0].cpu().numpy()
+                past = [
+                    past[0],
+                    *past[1:][1 - LONGEST :],
+                    moment_of(self.model, features[index], decoded, best, time)[1],
+                ]
+
+    def finish(self) -> None:
+        """See `Task.finish`: the object score is calibrated."""
+        self.calibrate(_CALIBRATED_ON)
+
+    def save(self, path: Path) -> None:
+        """See `Task.save`."""
+        save_checkpoint(self.model.state_dict(), path)
+
+
+def _enlarged(logits: Tensor) -> Tensor:
+    """Masks bool [R, 1, S, S] of logits [R, 1, h, w]."""
+    return F.interpolate(logits, scale_factor=4.0, mode="bilinear") > 0
+
+
+def losses(answers: list[Answer], clips: Clips, token: int, device: str) -> dict[str, Tensor]:
+    """Weighted means over the answers' rows; masks and their quality count where the object is seen.
+
+    Args:
+        token: which of the four masks is compared with the truth, at full size: outlines are finer than cells.
+    """
+    logits = torch.cat([each.decoded.masks for each in answers])  # [A, 4, h, w]
+    ious = torch.cat([each.decoded.ious for each in answers])
+    scores = torch.cat([each.decoded.score for each in answers]).squeeze(-1)
+    whole = torch.cat([clips.masks[each.frame, each.rows] for each in answers]).to(device)
+    weight = torch.cat([torch.full((len(each.rows),), each.weight) for each in answers]).to(device)
+    areas = whole.sum(dim=(-2, -1))
+    seen = (areas > 0).float()
+    judged = weight * (1.0 - seen * (areas < FEW).float())
+    judged = judged / judged.sum().clamp(min=1.0)
+    shown = weight * seen / (weight * seen).sum().clamp(min=1.0)
+
+    drawn, entropy, dice = Outlines.apply(logits[:, token], whole, shown)
+    wanted = whole.unsqueeze(1).float()
+    with torch.no_grad():
+        got, true = logits > 0, F.avg_pool2d(wanted, whole.shape[-1] // logits.shape[-1]) > 0.5
+        quality = (got & true).sum(dim=(-2, -1)) / (got | true).sum(dim=(-2, -1)).clamp(min=1)
+    parts = {
+        "mask": entropy,
+        "dice": dice,
+        "iou": ((ious - quality).abs().mean(dim=1) * shown).sum(),
+        "score": (F.binary_cross_entropy_with_logits(scores, seen, reduction="none") * judged).sum(),
+    }
+    return {"loss": drawn + _IOU * parts["iou"] + _SCORE * parts["score"], **parts}
+
+
+class Outlines(torch.autograd.Function):
+    """Cross-entropy and dice loss of masks at full size, a few rows at a time: they stay in the processor's cache.
+
+    Of logits [A, h, w], masks bool [A, S, S] and weights [A]: the weighted sums of both together (which alone has a
+    gradient) and of each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = torch.zeros_like(logits)
+        entropy = dice = logits.new_zeros(())
+        for rows in torch.nonzero(weights).flatten().split(_ROWS):
+            with torch.enable_grad():
+                coarse = logits[rows].detach().requires_grad_()
+                wanted = masks[rows].float()
+                fine = F.interpolate(coarse.unsqueeze(0), size=wanted.shape[-2:], mode="bilinear").squeeze(0)
+                distance = F.binary_cross_entropy_with_logits(fine, wanted, reduction="none").mean(dim=(-2, -1))
+                chance = fine.sigmoid()
+                both, sizes = (chance * wanted).sum(dim=(-2, -1)), (chance + wanted).sum(dim=(-2, -1))
+                apart = 1 - (2 * both + _ROUND) / (sizes + _ROUND)
+                part = (_MASK * distance * weights[rows]).sum() + (_DICE * apart * weights[rows]).sum()
+                gradient[rows] = torch.autograd.grad(part, coarse)[0]
+            entropy = entropy + (distance.detach() * weights[rows]).sum()
+            dice = dice + (apart.detach() * weights[rows]).sum()
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(entropy, dice)
+        return _MASK * entropy + _DICE * dice, entropy, dice
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return ctx.saved_tensors[0] * gradients[0], None, None

@@ -1,0 +1,245 @@
+"""One way to train: seeded, in stretches that go on where the last one ended, with what was reached in a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from alref_edge.errors import InputError
+
+STATE, LOG = "state.pt", "log.jsonl"
+
+
+class Task(Protocol):
+    """A network and what it is to learn.
+
+    Attributes:
+        name: the network's name; checkpoints are called after it.
+        model: the network in training mode, on its device.
+    """
+
+    name: str
+    model: nn.Module
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """The losses of a step; "loss" is what is made smaller. The batch follows from the step alone."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Quality on scenes that are never trained on."""
+        ...
+
+    def finish(self) -> None:
+        """What is done to the weights once, after the last step."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the weights as an official checkpoint; see `save_checkpoint`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are moved.
+
+    Attributes:
+        steps: steps in all, over every stretch.
+        lr: learning rate of AdamW, reached after `warmup` steps, falling to 0 over the last `decay_share` of the steps.
+        weight_decay: of matrices; vectors have none.
+        clip: largest norm of the gradient.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 200
+    decay_share: float = 0.25
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
+        return self.lr * max(0.0, min(1.0, (step + 1) / max(1, self.warmup), left))
+
+
+def train(
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    minutes: float | None = None,
+    until: int | None = None,
+    log_every: int = 20,
+    evaluate_every: int = 500,
+    save_every_s: float = 180.0,
+) -> int:
+    """Train until the recipe's end, or for a stretch; SIGTERM ends a stretch too.
+
+    `folder` holds `state.pt` (weights, optimiser, step: what the next stretch goes on from), `log.jsonl` (a line for
+    every `log_every` steps and each evaluation), and the official checkpoint `<name>.pt`, written with the state.
+
+    Args:
+        task: the network and what it learns.
+        recipe: how.
+        folder: of the run.
+        minutes: length of this stretch; to the recipe's end if None.
+        until: the step that ends this stretch; the recipe's last if None.
+        log_every: steps that a line of the log sums up.
+        evaluate_every: steps between evaluations.
+        save_every_s: seconds between two savings.
+
+    Returns:
+        The number of steps done so far.
+
+    Raises:
+        InputError: the state in the folder is of another network.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(_groups(task.model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
+    step = _restore(task, optimizer, folder)
+    started, begun = step, time.monotonic()
+    saved = begun
+    sums: dict[str, float] = {}
+    summed = 0
+    with (folder / LOG).open("a", encoding="utf-8") as log, _stop_signal() as stop:
+        _note(log, {"step": step, "recipe": asdict(recipe), "threads": torch.get_num_threads()})
+        while step < min(recipe.steps, until or recipe.steps) and not stop:
+            if minutes is not None and time.monotonic() - begun > 60 * minutes:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            task.model.train()
+            losses = task.loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            norm = nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip)
+            if torch.isfinite(norm):
+                optimizer.step()
+            step += 1
+            for name, value in {**losses, "norm": norm, "skipped": 1.0 - torch.isfinite(norm).float()}.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            summed += 1
+            if step % log_every == 0:
+                means = {name: round(value / summed, 5) for name, value in sums.items()}
+                _note(log, {"step": step, "lr": recipe.rate(step), "s": round(time.monotonic() - begun, 1), **means})
+                sums, summed = {}, 0
+            if step % evaluate_every == 0 or step == recipe.steps:
+                task.model.eval()
+                with torch.inference_mode():
+                    reached = task.evaluate()
+                _note(log, {"step": step, "s": round(time.monotonic() - begun, 1), "evaluated": reached})
+            if time.monotonic() - saved > save_every_s:
+                _save(task, optimizer, step, folder)
+                saved = time.monotonic()
+        if started < step == recipe.steps:
+            task.model.eval()
+            with torch.inference_mode():
+                task.finish()
+        _save(task, optimizer, step, folder)
+    return step
+
+
+def save_checkpoint(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write an official checkpoint, `{"model": weights}`, in float16: numbers that a bundle stores once for all
+    precisions."""
+    halves = {name: value.detach().cpu() for name, value in weights.items()}
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in halves.items()}
+    torch.save({"model": halves}, path)
+
+
+def plot(folder: Path) -> Path:
+    """Draw a run's losses and quality over its steps as `curve.png` in its folder.
+
+    Raises:
+        InputError: the folder holds no run, or matplotlib is missing.
+    """
+    if not (folder / LOG).is_file():
+        raise InputError(f"{folder} holds no run.", expected=LOG, mend="give the folder of a training run.")
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError("Plots need matplotlib.", mend='pip install -e ".[train]"') from error
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+    losses = [line for line in lines if "loss" in line]
+    evaluated = [line for line in lines if "evaluated" in line]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    names = [name for name in (losses[-1] if losses else {}) if name not in ("step", "lr", "s", "norm", "skipped")]
+    for name in names:
+        points = [(line["step"], line[name]) for line in losses if name in line]
+        left.plot(*zip(*points, strict=True), label=name, linewidth=0.8)
+    left.set(xlabel="step", yscale="log", title="loss")
+    left.legend(fontsize=7)
+    for name in evaluated[-1]["evaluated"] if evaluated else ():
+        points = [(line["step"], line["evaluated"][name]) for line in evaluated if name in line["evaluated"]]
+        right.plot(*zip(*points, strict=True), label=name, marker=".")
+    right.set(xlabel="step", ylim=(0, 1), title="quality on unseen scenes")
+    right.grid(alpha=0.3)
+    right.legend(fontsize=7)
+    target = folder / "curve.png"
+    figure.savefig(target, dpi=75)
+    pyplot.close(figure)
+    return target
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    return [
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _restore(task: Task, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    path = folder / STATE
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["name"] != task.name:
+        raise InputError(f"{path} is of another network.", expected=task.name, got=state["name"])
+    task.model.load_state_dict(state["model"])
+    if state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _save(task: Task, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+    state = {
+        "name": task.name,
+        "step": step,
+        "model": task.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    partial = folder / f"{STATE}.partial"
+    torch.save(state, partial)
+    os.replace(partial, folder / STATE)
+    task.save(folder / f"{task.name}.pt")
+
+
+def _note(log: Any, values: dict[str, Any]) -> None:
+    log.write(json.dumps(values) + "\n")
+    log.flush()
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """A list that SIGTERM puts something into."""
+    stop: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: stop.append(number))
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,232 @@
+"""Float16 graphs: what the policy keeps at full width stays there, and masks are those of float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="export needs the export environment")
+import onnxruntime  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+from alref_edge.bundle import Bundle  # noqa: E402
+from alref_edge.datasets.synthetic import Scene, make_scene  # noqa: E402
+from alref_edge.errors import InputError  # noqa: E402
+from alref_edge.models.sam2 import Sam2Graphs, Sam2VideoTracker  # noqa: E402
+from alref_edge.runtime import Buffer, open_session  # noqa: E402
+from export.precision import Policy, check_precisions, element_types, to_float16  # noqa: E402
+from export.weights import share_weights  # noqa: E402
+
+FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+DELICATE = {"Sin", "Cos", "Log", "Pow", "Sqrt", "ReduceMean", "ReduceSum", "Resize", "GridSample", "TopK"}
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
+POLICY = Policy(
+    float32_weights=(r"head\.",), float32_inputs=frozenset({"place"}), float16_borders=frozenset({"state", "next"})
+)
+# Features go through products; a place goes, by a sine, a reshape and a sum, into a product of its own.
+GRAPH = """<ir_version: 10, opset_import: ["": 18]>
+toy (float[N,8] x, float[N,1] place, float[N,8] state) =>
+    (float[N,8] y, float[N,8] angles, float[N,8] next, float[N,8] scores)
+{
+    scaled = Mul(weight, scale)
+    hidden = MatMul(x, scaled)
+    kept = Relu(hidden)
+    y = Add(kept, state)
+    far = Mul(place, periods)
+    flat = Reshape(far, shape)
+    sine = Sin(flat)
+    angles = Add(sine, kept)
+    next = MatMul(angles, weight)
+    scores = MatMul(kept, HEAD)
+}"""
+
+
+@pytest.fixture(scope="module")
+def toy() -> onnx.ModelProto:
+    model = onnx.parser.parse_model(GRAPH)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "weight": (rng.standard_normal((8, 8)) / 3).astype(np.float16).astype(np.float32),
+        "scale": np.float32(0.3),
+        "periods": np.linspace(1, 9, 8, dtype=np.float32)[None],
+        "shape": np.array([-1, 8]),
+        "HEAD": rng.standard_normal((8, 8)).astype(np.float32) * 3e4,
+    }
+    for name, array in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    for node in model.graph.node:
+        node.input[:] = ["head.weight" if name == "HEAD" else name for name in node.input]
+    model.graph.initializer[-1].name = "head.weight"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {
+        each.name: feeds[each.name].astype(np.float16 if each.type == "tensor(float16)" else np.float32)
+        for each in session.get_inputs()
+    }
+    return dict(zip([each.name for each in session.get_outputs()], session.run(None, given), strict=True))
+
+
+def test_types_follow_the_policy(toy: onnx.ModelProto) -> None:
+    narrow = to_float16(toy, POLICY)
+    onnx.checker.check_model(narrow, full_check=True)
+    types = element_types(narrow)
+    borders = {each.name: types[each.name] for each in (*narrow.graph.input, *narrow.graph.output)}
+    assert borders == {
+        "x": FLOAT,
+        "place": FLOAT,
+        "state": HALF,
+        "y": FLOAT,
+        "angles": FLOAT,
+        "next": HALF,
+        "scores": FLOAT,
+    }
+    read = {
+        node.output[0]: {types[name] for name in node.input if types[name] in (FLOAT, HALF)}
+        for node in narrow.graph.node
+    }
+    assert read["hidden"] == read["kept"] == read["next"] == {HALF}
+    assert read["far"] == read["flat"] == read["sine"] == read["angles"] == {FLOAT}  # a place, all the way
+    assert read["scaled"] == {FLOAT}  # constants are made at full width, and rounded once
+    assert read["scores"] == {FLOAT}  # its weights are named by the policy
+    kept = [node for node in narrow.graph.node if "angles" in node.output]
+    assert all(types[name] == FLOAT for name in kept[0].input)
+
+
+def test_rounded_graphs_answer_as_float32_ones(toy: onnx.ModelProto) -> None:
+    rng = np.random.default_rng(1)
+    feeds = {name: rng.standard_normal((5, 8)).astype(np.float32) for name in ("x", "state")}
+    feeds["place"] = np.array([[1.0], [100.25], [1000.125], [3000.0625], [7.0]], np.float32)
+    wanted, got = run(toy, feeds), run(to_float16(toy, POLICY), feeds)
+    for name, value in wanted.items():
+        limit = 0.01 * float(np.abs(value).max())
+        assert np.abs(got[name] - value).max() < limit, name
+    # Rounded places would be another angle: float16 has steps of 2 at 3000.
+    rounded = run(to_float16(toy, Policy()), feeds)
+    assert np.abs(rounded["angles"] - wanted["angles"]).max() > 0.1
+
+
+def test_a_float16_graph_with_its_weights_beside_it_answers_the_same(toy: onnx.ModelProto, tmp_path: Path) -> None:
+    narrow = to_float16(toy, POLICY)
+    stored = [tensor for tensor in narrow.graph.initializer if tensor.name.startswith("weight")]
+    assert sorted(tensor.data_type for tensor in stored) == [FLOAT, HALF]  # as a factor, and as it is
+    rng = np.random.default_rng(2)
+    feeds = {name: rng.standard_normal((5, 8)).astype(np.float32) for name in ("x", "state")}
+    feeds["place"] = rng.standard_normal((5, 1)).astype(np.float32)
+    wanted = run(narrow, feeds)
+    onnx.save(narrow, tmp_path / "toy.onnx")
+    share_weights([tmp_path / "toy.onnx"])
+    names = [tensor.name for tensor in onnx.load(tmp_path / "toy.onnx").graph.initializer]
+    assert len(names) == len(set(names))
+    got = run(onnx.load(tmp_path / "toy.onnx"), feeds)
+    assert all(got[name].tobytes() == value.tobytes() for name, value in wanted.items())
+
+
+def test_the_float32_model_is_left_as_it_is(toy: onnx.ModelProto) -> None:
+    before = toy.SerializeToString(deterministic=True)
+    to_float16(toy, POLICY)
+    assert toy.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("wrong", [(), ("float8",), ("float32", "int8")])
+def test_unknown_precisions(wrong: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="no such precision"):
+        check_precisions(wrong)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return Bundle.open()
+
+
+def nodes_of(path: Path) -> Iterator[tuple[onnx.NodeProto, set[int]]]:
+    """Nodes that compute from what a graph is given, with the float types that they read."""
+    model = onnx.load(path, load_external_data=False)
+    types = element_types(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if all(name in constants for name in node.input if name):
+            constants.update(node.output)
+        else:
+            yield node, {types[name] for name in node.input if name and name not in constants} & {FLOAT, HALF}
+
+
+@pytest.mark.parametrize("component", ["sam2", "grounding_dino"])
+def test_the_shipped_graphs_follow_their_policy(shipped: Bundle, component: str) -> None:
+    products: list[set[int]] = []
+    for path in shipped.component(component, "float16").graphs.values():
+        for node, read in nodes_of(path):
+            if node.op_type in DELICATE:
+                assert read <= {FLOAT}, f"{path.name}: {node.op_type}"
+            if node.op_type in PRODUCTS:
+                products.append(read)
+    halves = sum(read == {HALF} for read in products)
+    assert all(len(read) == 1 for read in products)
+    assert 0.85 < halves / len(products) < 1  # the rest are heads, and prompts' places
+
+
+@pytest.mark.parametrize("component", ["sam2", "grounding_dino"])
+def test_precisions_share_the_weights(shipped: Bundle, component: str) -> None:
+    entry = shipped.manifest.components[component]
+    assert set(entry.precisions) >= {"float32", "float16"}
+    names = [each for each in shipped.manifest.files if each.startswith(f"{component}/") and each.endswith(".bin")]
+    assert names == [f"{component}/weights.bin"]
+
+
+class Rounding:
+    """A graph run by numpy, every operator rounded to its type: ONNX Runtime's CPU kernels round few of them."""
+
+    provider = device = "cpu"
+
+    def __init__(self, path: Path) -> None:
+        with open_session(path, device="cpu") as session:
+            self.inputs, self.outputs = session.inputs, session.outputs
+        self.evaluator = ReferenceEvaluator(onnx.load(path))
+
+    def run(self, feeds: Any, *, into: Any = None) -> dict[str, np.ndarray]:
+        given = {name: value.numpy() if isinstance(value, Buffer) else value for name, value in feeds.items()}
+        with np.errstate(over="ignore"):
+            results = dict(zip(self.outputs, self.evaluator.run(None, given), strict=True))
+        for name, buffer in (into or {}).items():
+            buffer.write(results.pop(name))
+        return results
+
+    def buffer(self, shape: Any, dtype: Any = np.float32) -> Buffer:
+        return Buffer.on_host(shape, np.dtype(dtype))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("frames", "rounding"), [(12, False), (3, True)])
+def test_masks_are_those_of_float32(shipped: Bundle, frames: int, rounding: bool) -> None:
+    scene = make_scene(5, num_frames=frames)
+    with Sam2Graphs.open(shipped.component("sam2"), "cpu") as graphs:
+        full = track(graphs, scene)
+    component = shipped.component("sam2", "float16")
+    with Sam2Graphs.open(component, "cpu") as graphs:
+        if rounding:
+            names = ("image_encoder", "mask_prompt", "memory_encoder", "track")
+            graphs._sessions.update({name: Rounding(component.graph(name)) for name in names})
+        half = track(graphs, scene)
+    assert full[0].any(axis=(1, 2)).sum() >= 2
+    union = (full | half).sum(axis=(2, 3))
+    overlap = np.where(union > 0, (full & half).sum(axis=(2, 3)) / np.maximum(union, 1), 1.0)
+    assert overlap.mean() > 0.97
+
+
+def track(graphs: Sam2Graphs, scene: Scene) -> np.ndarray:
+    """Masks [frames, objects, H, W] of the objects that are seen on the first frame, from their masks there."""
+    frames = [scene.frame(number) for number in range(scene.num_frames)]
+    state = Sam2VideoTracker(graphs).start(len(frames), scene.height, scene.width)
+    for number, mask_hw in enumerate(scene.masks(0)):
+        if mask_hw.any():
+            state.add_mask(0, number, mask_hw, frames[0])
+    return np.stack([result.masks_nhw() for result in state.propagate(enumerate(frames))])
