@@ -282,7 +282,7 @@ def test_bad_input(name: str, clip: Path, nano_bundle: Path, tmp_path: Path, mon
     assert type(raised) is case.error, raised
     assert done.exit_code == case.error.exit_code
     assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: untrained")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("using the shipped bundle")]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     for words in case.words:

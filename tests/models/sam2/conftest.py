@@ -1,4 +1,4 @@
-"""The SAM 2 component of the shipped bundle, and the official predictor on the same weights."""
+"""A SAM 2 nano of seeded weights, exported, and the official predictor on the same weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
-from alref_edge.bundle import Bundle, Component
+from alref_edge.bundle import Component
 from alref_edge.models.sam2 import Sam2Graphs
-from benchmarks.official_side import official_checkpoints
 from tests.models.sam2.jobs import write_frames
+
+VARIANT, SEED = "sam2.1_nano", 3
 
 
 @pytest.fixture(scope="session")
-def sam2_component(nano_bundle: Path) -> Component:
-    """SAM 2 of the shipped bundle."""
-    return Bundle.open(nano_bundle).component("sam2")
+def sam2_component(sam2_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Component:
+    """SAM 2 nano of seeded weights; trained ones amplify rounding on frames unlike those that they know."""
+    from export.bundle import add_to_bundle
+    from export.sam2 import export_sam2
+
+    folder = tmp_path_factory.mktemp("seeded")
+    return add_to_bundle(folder / "bundle", export_sam2(VARIANT, folder, checkpoint=sam2_checkpoint)).component("sam2")
 
 
 @pytest.fixture(scope="session")
@@ -28,15 +33,19 @@ def sam2_graphs(sam2_component: Component) -> Iterator[Sam2Graphs]:
 
 
 @pytest.fixture(scope="session")
-def sam2_checkpoint(nano_bundle: Path) -> Path:
-    """The weights of the shipped SAM 2 as an official checkpoint."""
+def sam2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeded weights as an official checkpoint."""
     pytest.importorskip("sam2", reason="the official sam2 package is not installed")
-    return Path(official_checkpoints(Bundle.open(nano_bundle))["sam2"]["checkpoint"])
+    from export.sam2 import save_seeded_checkpoint
+
+    path = tmp_path_factory.mktemp("weights") / "nano.pt"
+    save_seeded_checkpoint(VARIANT, SEED, path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def official_video(sam2_component: Component, sam2_checkpoint: Path) -> Any:
-    """The official video predictor on the shipped weights."""
+    """The official video predictor on the same weights."""
     from benchmarks.official.sam2_video import build_official
 
     return build_official(sam2_component.variant, sam2_checkpoint, video=True)

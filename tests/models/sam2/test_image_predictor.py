@@ -1,4 +1,4 @@
-"""The image predictor beside the official one, in one process, on the shipped nano's weights."""
+"""The image predictor beside the official one, in one process, on seeded nano weights."""
 
 from __future__ import annotations
 

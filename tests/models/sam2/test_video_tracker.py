@@ -1,4 +1,4 @@
-"""The tracker beside the official predictor, in one process, on the shipped nano's weights and real frames."""
+"""The tracker beside the official predictor, in one process, on seeded nano weights and real frames."""
 
 from __future__ import annotations
 
