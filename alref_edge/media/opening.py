@@ -1,0 +1,173 @@
+"""One way to open a media file: a local, regular, whole file, and nothing beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import av
+
+from alref_edge.errors import MediaError
+from alref_edge.media.containers import declared_bytes
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# Demuxers that read one file and never name another: playlists, image sequences, concatenations and devices stay out.
+DEMUXERS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,h264,hevc,m4v,mjpeg,mxf,nut,gif,yuv4mpegpipe,"
+    "av1,obu,wtv,wav,w64,mp3,flac,aac,amr,ac3,eac3,dts,aiff,au,caf,wv,ape,tta,voc"
+)
+# What PyAV raises for a file that is not what it should be.
+ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+_READ_BYTES = 1 << 18
+_MOST_CHUNKS = 1000
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a file is opened as, for the errors.
+
+    Attributes:
+        noun: "a sound".
+        formats: those that a user may give.
+        mend: the command that makes one of them.
+    """
+
+    noun: str
+    formats: str
+    mend: str
+
+
+def local_path(path: str | os.PathLike[str], medium: Medium) -> Path:
+    """The path, if it is one and no address. MediaError otherwise."""
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise MediaError(f"The path of {medium.noun} is not a path.", expected="the name of a file", got=repr(name))
+    if _ADDRESS.match(name):
+        raise MediaError(
+            f"{name} is an address, not a file; nothing is read from a network.",
+            expected="a local file",
+            got=name.split(":", 1)[0] + ":",
+            mend="copy the file to this machine (a file whose name has a colon is given as ./NAME).",
+        )
+    return Path(name)
+
+
+@contextmanager
+def open_container(
+    path: Path, medium: Medium, check_bytes: Callable[[int, object], None], options: dict[str, str] | None = None
+) -> Iterator[InputContainer]:
+    """The container of a local regular file.
+
+    Args:
+        path: where it is.
+        medium: what it should be.
+        check_bytes: called with the file's size and path; raises where that is over a limit.
+        options: for the decoders.
+
+    Raises:
+        MediaError: missing, not allowed, not a regular file, empty, shorter than its headers say, not a medium.
+    """
+    with _opened(path, medium) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise MediaError(f"{path} is not a regular file.", expected=medium.formats, got="a device or pipe")
+        if not state.st_size:
+            raise MediaError(
+                f"{path} is empty.", expected=medium.formats, got="0 bytes", mend="copy the file again from its origin."
+            )
+        check_bytes(state.st_size, path)
+        declared = wave_bytes(file) or declared_bytes(file, state.st_size)
+        if declared is not None and declared > state.st_size:
+            raise MediaError(
+                f"{path} is truncated.",
+                expected=f"at least {declared:,} bytes by its own headers",
+                got=f"{state.st_size:,} bytes",
+                mend="copy the file again from its origin.",
+            )
+        file.seek(0)
+        try:
+            container = av.open(
+                file,
+                "r",
+                buffer_size=_READ_BYTES,
+                options=options or {},
+                container_options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
+                io_open=_refuse,
+            )
+        except ERRORS as error:
+            raise MediaError(
+                f"{path} is not {medium.noun} that can be read.",
+                expected=medium.formats,
+                got=f"{type(error).__name__}: {reason(error)}",
+                mend=f"copy the file again, or re-encode it: {medium.mend}",
+            ) from error
+        with container:
+            yield container
+
+
+def wave_bytes(file: BinaryIO) -> int | None:
+    """Bytes that a RIFF WAVE file should have at least by its chunks, or None where it is none or does not say.
+
+    Recorders that cannot seek back leave 0 or a number close to 2 or 4 GiB as the length of the samples.
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    offset = 12
+    for _ in range(_MOST_CHUNKS):
+        file.seek(offset)
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            break
+        name, length = struct.unpack("<4sI", chunk)
+        offset += 8
+        if name == b"data":
+            return offset + length if 0 < length < 0x7FFFF000 else None
+        offset += length + length % 2
+    return None
+
+
+def reason(error: object) -> str:
+    """What FFmpeg or the system says, without the path and the full stop."""
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def _opened(path: Path, medium: Medium) -> BinaryIO:
+    try:
+        # Not to wait for whoever writes into a pipe.
+        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    except OSError as error:
+        raise _unreadable(path, medium, error) from error
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> object:
+    raise PermissionError(f"a medium may not open another file ({url})")
+
+
+def _unreadable(path: Path, medium: Medium, error: OSError) -> MediaError:
+    if isinstance(error, FileNotFoundError):
+        broken = path.is_symlink()
+        return MediaError(
+            f"{path} is a link to nothing." if broken else f"{path} does not exist.",
+            expected=medium.formats,
+            got=f"a link to {os.readlink(path)}" if broken else "no such file",
+            mend="check the path.",
+        )
+    if isinstance(error, PermissionError):
+        return MediaError(
+            f"{path} may not be read.", expected="read permission", got=error.strerror, mend=f"chmod +r {path}"
+        )
+    if isinstance(error, IsADirectoryError):
+        return MediaError(f"{path} is not a regular file.", expected=medium.formats, got="a folder")
+    return MediaError(f"{path} cannot be read.", expected=medium.formats, got=error.strerror or error)

@@ -1,0 +1,186 @@
+"""BEATs: what is heard in a sound (arXiv 2212.09058; `extract_features` of the official `BEATs.py`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from alref_edge.bundle import Component
+from alref_edge.errors import BundleError, CapacityError, InputError
+from alref_edge.models.audio import kaldi_fbank
+from alref_edge.models.audio.mel import checked_wave
+from alref_edge.runtime import Session, SessionOptions, open_session
+
+RATE = 16_000
+LONGEST_S = 60.0
+"""Longest sound that is tagged at once: attention takes memory by the square of its length, here about 2 GB."""
+
+_KIND = "beats"
+_FULL_SCALE = 2.0**15  # the filter banks are those of 16-bit samples
+_EXPORT_AGAIN = "export the component again with `python -m export beats`."
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label that is heard.
+
+    Attributes:
+        id: of the label, in AudioSet's ontology such as "/m/0bt9lr".
+        name: for people, such as "Dog".
+        probability: 0 to 1; labels do not exclude each other.
+    """
+
+    id: str
+    name: str
+    probability: float
+
+
+class Beats:
+    """A tagger of sounds: probabilities of its labels, Silence kept out of the best.
+
+    Args:
+        session: of the component's graph.
+        labels: (id, name) in the order of the graph's outputs.
+        config: the component's config.
+
+    Raises:
+        BundleError: the config lacks a key or holds what makes no sense, or the labels are not the graph's.
+    """
+
+    def __init__(self, session: Session, labels: Iterable[tuple[str, str]], config: Mapping[str, Any]) -> None:
+        self._session = session
+        self.labels = tuple(labels)
+        try:
+            self._silence = None if config["silence"] is None else int(config["silence"])
+            self._bins, self._patch = int(config["mel_bins"]), int(config["patch_frames"])
+            self._mean, self._std = float(config["fbank_mean"]), float(config["fbank_std"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError("The BEATs configuration is incomplete.", got=repr(error), mend=_EXPORT_AGAIN) from error
+        outputs = session.outputs["probabilities"].shape[-1]
+        if outputs != len(self.labels) or not (self._silence is None or 0 <= self._silence < len(self.labels)):
+            raise BundleError(
+                "The labels are not those of the graph.",
+                expected=f"{outputs} labels, Silence one of them or none",
+                got=f"{len(self.labels)} labels, Silence at {self._silence}",
+                mend=_EXPORT_AGAIN,
+            )
+
+    @classmethod
+    def from_component(
+        cls, component: Component, device: str = "auto", *, options: SessionOptions | None = None
+    ) -> Beats:
+        """Load the component's graph.
+
+        Args:
+            component: of kind "beats" of a verified bundle: "beats_as20k" or "beats_as2m".
+            device: "cpu", "cuda", "cuda:N", or "auto".
+            options: threads, fall-back and provider settings.
+
+        Raises:
+            BundleError: the component is of another kind, or the graph, the labels or a key of the config are missing.
+            EngineError: the graph cannot be loaded.
+            ProviderError: the device does not work here.
+        """
+        if component.kind != _KIND:
+            raise BundleError(
+                f"The component {component.name!r} is no BEATs.", expected=f"the kind {_KIND!r}", got=component.kind
+            )
+        labels = _read_labels(component.file("labels"))
+        return cls(open_session(component.graph("tagger"), device=device, options=options), labels, component.config)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the graph."""
+        return self._session.provider
+
+    @property
+    def shortest(self) -> int:
+        """Fewest samples that can be tagged: those of one patch, 0.175 s officially."""
+        return RATE * (25 + 10 * (self._patch - 1)) // 1000
+
+    def tag(self, wave_16khz: np.ndarray, top: int = 5) -> tuple[Tag, ...]:
+        """The most probable labels, best first; equal ones in the order of the outputs.
+
+        Silence counts as never heard, as AL-Ref-SAM 2 has it.
+
+        Args:
+            wave_16khz: float32 `[samples]` in [-1, 1], mono, 16 kHz.
+            top: how many.
+
+        Raises:
+            InputError: it is no such sound, is too short, or there are not so many labels.
+            CapacityError: it is longer than `LONGEST_S`.
+        """
+        if not 0 < top <= len(self.labels):
+            raise InputError("There are not so many labels.", expected=f"1 to {len(self.labels)}", got=top)
+        probabilities = self.probabilities(wave_16khz)
+        if self._silence is not None:
+            probabilities[self._silence] = 0
+        best: list[int] = np.argsort(-probabilities, kind="stable")[:top].tolist()
+        return tuple(Tag(*self.labels[index], float(probabilities[index])) for index in best)
+
+    def probabilities(self, wave_16khz: np.ndarray) -> np.ndarray:
+        """Probabilities float32 `[labels]` as the network gives them, Silence too. Arguments and errors as `tag`'s."""
+        fbank_t128 = self.fbank(wave_16khz)
+        return np.array(self._session.run({"fbank": fbank_t128[None]})["probabilities"][0], np.float32)
+
+    def fbank(self, wave_16khz: np.ndarray) -> np.ndarray:
+        """The network's input, float32 `[frames, 128]`: normalised log filter banks, a frame each 10 ms."""
+        wave = checked_wave(wave_16khz)
+        if len(wave) < self.shortest:
+            raise InputError(
+                "The sound is too short to be tagged.",
+                expected=f"{self.shortest} samples ({self.shortest / RATE} s) or more",
+                got=len(wave),
+            )
+        if len(wave) > LONGEST_S * RATE:
+            raise CapacityError(
+                "The sound is too long to be tagged at once.",
+                expected=f"up to {LONGEST_S:.0f} s",
+                got=f"{len(wave) / RATE:.0f} s",
+                mend="tag it in windows.",
+            )
+        fbank = kaldi_fbank(wave.astype(np.float32) * np.float32(_FULL_SCALE), rate=RATE, mel_bins=self._bins)
+        return ((fbank - np.float32(self._mean)) / np.float32(2 * self._std)).astype(np.float32)
+
+    def close(self) -> None:
+        """Give back what the session holds."""
+        self._session.close()
+
+    def __enter__(self) -> Beats:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def union_of_tags(*taggings: Iterable[Tag]) -> tuple[Tag, ...]:
+    """What any of several taggers heard, each name once with its highest probability.
+
+    The order is that in which names first come: all of the first tagger, then what the next ones add. AL-Ref-SAM 2
+    takes AS20K's five and AS2M's five, and leaves their order to chance.
+    """
+    union: dict[str, Tag] = {}
+    for tag in (tag for tagging in taggings for tag in tagging):
+        known = union.setdefault(tag.name, tag)
+        if tag.probability > known.probability:
+            union[tag.name] = tag
+    return tuple(union.values())
+
+
+def _read_labels(path: Path) -> tuple[tuple[str, str], ...]:
+    try:
+        labels = tuple((id_, name) for id_, name in json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{path.name} holds no labels.", got=repr(error), mend=_EXPORT_AGAIN) from error
+    if not all(isinstance(part, str) for label in labels for part in label):
+        raise BundleError(f"{path.name} holds no labels.", expected="pairs of id and name", mend=_EXPORT_AGAIN)
+    return labels

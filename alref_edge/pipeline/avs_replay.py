@@ -1,0 +1,254 @@
+"""Recorded answers of the LLM that drive audio-visual segmentation: which objects may sound, and which box is the one.
+
+AL-Ref-SAM 2 published GPT-4's answers for S4, MS3, AVSS and V2-Binary (`gpt_results/<setting>/cot_stage_1_outputs.json`
+and `cot_stage_2_outputs.json`). The first stage's file maps a clip to the text of a Python dictionary,
+`"{'violin': 1, 'piano': 2}"`: categories, each with its pivot frame, counted from 1. The second stage's maps it to the
+number of a box, counted from 1, by category; in S4, which has one category, to the number alone. The files are read as
+`avs/*/gdino.py` and `avs/*/sam2.py` read them, with the same fall-backs.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from alref_edge.errors import InputError
+
+STAGE_1, STAGE_2 = "cot_stage_1_outputs.json", "cot_stage_2_outputs.json"
+_MAX_BYTES = 64 << 20
+_MAX_ANSWER = 10_000
+_MEND = "give the files as AL-Ref-SAM 2 publishes them under avs/gpt_results."
+
+
+class Setting(Enum):
+    """The four settings of AVSBench; values are the names of their folders."""
+
+    S4 = "s4"
+    MS3 = "ms3"
+    AVSS = "avss"
+    V2_BINARY = "v2_binary"
+
+    @property
+    def one_category(self) -> bool:
+        """Whether a clip has a single sounding object."""
+        return self is Setting.S4
+
+
+@dataclass(frozen=True)
+class SoundingCategory:
+    """An object that may sound, as the first stage answers.
+
+    Attributes:
+        name: of the category, which is the caption for grounding; one of the dataset's 70, or not.
+        pivot: number of the frame on which it is to be found, counted from 1 (`frame` counts from 0).
+        in_range: whether the answer named that frame; where it named one that the clip does not have, it is the first.
+    """
+
+    name: str
+    pivot: int
+    in_range: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or self.pivot < 1:
+            raise InputError(
+                "A sounding category is none.", expected="a name and a pivot from 1", got=f"{self.name!r}: {self.pivot}"
+            )
+
+    @property
+    def frame(self) -> int:
+        """Index of the pivot frame, from 0."""
+        return self.pivot - 1
+
+
+class Reason(Enum):
+    """Why a box is the one."""
+
+    ONLY = "the only box"
+    ANSWERED = "as answered"
+    OUT_OF_RANGE = "the first, since the answer names none of the boxes"
+    NOT_ANSWERED = "the first, since no answer was recorded"
+
+
+@dataclass(frozen=True)
+class BoxChoice:
+    """The box of the object that sounds.
+
+    Attributes:
+        index: of the box among those proposed, from 0.
+        reason: why.
+    """
+
+    index: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """Both stages' answers of one setting.
+
+    Attributes:
+        setting: which.
+        pivots: first stage: by clip, the answered frame number of each category, in the order of the answer.
+        boxes: second stage: by clip, the answered box number of each category; in S4 of `None`, which is any.
+    """
+
+    setting: Setting
+    pivots: Mapping[str, Mapping[str, int]]
+    boxes: Mapping[str, Mapping[str | None, int]]
+
+    @classmethod
+    def from_files(cls, setting: Setting | str, stage_1: str | Path, stage_2: str | Path) -> RecordedAnswers:
+        """Read both files.
+
+        Raises:
+            InputError: a file cannot be read or an answer is malformed, or the second stage answers for a clip or
+                category that the first does not have.
+        """
+        setting = _setting(setting)
+        first, second = Path(stage_1), Path(stage_2)
+        pivots = {clip: _pivots(value, f"{first}, clip {clip!r}") for clip, value in _read(first).items()}
+        boxes = {clip: _boxes(setting, value, f"{second}, clip {clip!r}") for clip, value in _read(second).items()}
+        for clip, chosen in boxes.items():
+            for category in chosen:
+                known = clip in pivots and (category is None or category in pivots[clip])
+                if not known:
+                    raise _malformed(
+                        f"{second}, clip {clip!r}", "clips and categories of the first stage", category or clip
+                    )
+        return cls(setting, pivots, boxes)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, setting: Setting | str) -> RecordedAnswers:
+        """Read the files of a setting from a folder such as `gpt_results`; errors as of `from_files`."""
+        here = Path(folder) / _setting(setting).value
+        return cls.from_files(setting, here / STAGE_1, here / STAGE_2)
+
+    def categories(self, clip: str, frames: int) -> tuple[SoundingCategory, ...]:
+        """What may sound in a clip, in the order of the answer; in S4 the first alone. None at all is an answer too.
+
+        Args:
+            clip: its name in the dataset.
+            frames: frames that the LLM saw: 10 on clips of V2, else 5. A pivot beyond them becomes the first.
+
+        Raises:
+            InputError: no answer was recorded for the clip.
+        """
+        if frames < 1:
+            raise InputError("A clip has frames.", expected="1 or more", got=frames)
+        if clip not in self.pivots:
+            raise InputError(
+                f"No answer was recorded for the clip {clip!r}.",
+                expected=f"one of the {len(self.pivots)} clips of {self.setting.value}",
+                got=clip,
+                mend="check the setting and the clip's name.",
+            )
+        found = tuple(
+            SoundingCategory(name, number if 1 <= number <= frames else 1, 1 <= number <= frames)
+            for name, number in self.pivots[clip].items()
+        )
+        return found[:1] if self.setting.one_category else found
+
+    def box(self, clip: str, category: str, proposed: int) -> BoxChoice | None:
+        """Which of the boxes proposed on the pivot frame is the one that sounds; None if there is none.
+
+        The LLM was asked only where there were two or more, and it cannot reject them all.
+
+        Args:
+            clip: its name in the dataset.
+            category: one of `categories`.
+            proposed: number of boxes.
+        """
+        if proposed < 2:
+            return BoxChoice(0, Reason.ONLY) if proposed == 1 else None
+        answers = self.boxes.get(clip, {})
+        number = answers.get(None if self.setting.one_category else category)
+        if number is None:
+            return BoxChoice(0, Reason.NOT_ANSWERED)
+        return BoxChoice(number - 1, Reason.ANSWERED) if 1 <= number <= proposed else BoxChoice(0, Reason.OUT_OF_RANGE)
+
+
+def parse_categories(answer: str) -> dict[str, int]:
+    """Frame number by category of one recorded answer of the first stage, such as `{'violin': 1, 'piano': 2}`.
+
+    Raises:
+        ValueError: it is not the text of such a dictionary.
+    """
+    if len(answer) > _MAX_ANSWER:
+        raise ValueError("longer than any answer")
+    try:
+        value = ast.literal_eval(answer)
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(value, dict):
+        raise ValueError("not a dictionary")
+    for name, number in value.items():
+        if not isinstance(name, str) or not name.strip() or type(number) is not int:
+            raise ValueError(f"not a category with a frame number: {name!r}: {number!r}")
+    return value
+
+
+def _setting(value: Setting | str) -> Setting:
+    try:
+        return Setting(value)
+    except ValueError as error:
+        raise InputError(
+            "There is no such setting of AVSBench.", expected=", ".join(each.value for each in Setting), got=value
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"The file of answers {path} is too large.", expected=f"at most {_MAX_BYTES} bytes")
+        raw = json.loads(path.read_bytes().decode(), object_pairs_hook=_once)
+    except OSError as error:
+        raise InputError(
+            f"The file of answers {path} cannot be read.", got=error.strerror or str(error), mend="check the path."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The file of answers {path} is not JSON.", got=str(error), mend=_MEND) from error
+    if not isinstance(raw, dict):
+        raise _malformed(path, "an object of clips", raw)
+    return raw
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name is there twice")
+    return values
+
+
+def _pivots(value: Any, where: str) -> dict[str, int]:
+    if not isinstance(value, str):
+        raise _malformed(where, "the text of a dictionary", value)
+    try:
+        return parse_categories(value)
+    except ValueError as error:
+        raise _malformed(where, "categories with frame numbers, such as {'violin': 1}", value) from error
+
+
+def _boxes(setting: Setting, value: Any, where: str) -> dict[str | None, int]:
+    if setting.one_category:
+        return {None: _number(value, where)}
+    if not isinstance(value, dict):
+        raise _malformed(where, "an object of categories", value)
+    return {category: _number(each, f"{where}, {category!r}") for category, each in value.items()}
+
+
+def _number(value: Any, where: str) -> int:
+    digits = value if isinstance(value, str) else str(value) if type(value) is int else ""
+    if not digits.removeprefix("-").isdecimal() or len(digits) > 9:
+        raise _malformed(where, "the number of a box", value)
+    return int(digits)
+
+
+def _malformed(where: object, expected: str, got: object) -> InputError:
+    return InputError(
+        f"The file of answers is malformed: {where}.", expected=expected, got=f"{got!r}"[:200], mend=_MEND
+    )

@@ -1,0 +1,149 @@
+"""CLIP's towers as LanguageBind has them (arXiv 2103.00020, 2310.01852), with transformers' parameter names.
+
+Written for export: embeddings come out with length 1, and the text tower takes texts of any number of tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.languagebind.configs import AudioConfig, EncoderConfig, TextConfig
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads, with a boolean mask `[T, T]` of what sees what, or without."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.scale = (config.width // config.heads) ** -0.5
+        self.k_proj = nn.Linear(config.width, config.width)
+        self.v_proj = nn.Linear(config.width, config.width)
+        self.q_proj = nn.Linear(config.width, config.width)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x_btc: Tensor, mask_tt: Tensor | None) -> Tensor:
+        query, key, value = (
+            project(x_btc).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        scores = (query * self.scale) @ key.transpose(2, 3)
+        if mask_tt is not None:
+            scores = torch.where(mask_tt, scores, float("-inf"))
+        return self.out_proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers and what bends the line between them."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.fc1 = nn.Linear(config.width, config.inner)
+        self.fc2 = nn.Linear(config.inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        return self.fc2(functional.gelu(x) if self.activation == "gelu" else x * torch.sigmoid(1.702 * x))
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each after a norm and beside a shortcut."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.layer_norm1 = nn.LayerNorm(config.width, config.eps)
+        self.mlp = Mlp(config)
+        self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
+
+    def forward(self, x: Tensor, mask_tt: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask_tt)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """Layers, one after the other."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, mask_tt: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, mask_tt)
+        return x
+
+
+class TextModel(nn.Module):
+    """Tokens to what the tower has read at the first end of text."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        width = config.encoder.width
+        self.embeddings = nn.Module()
+        self.embeddings.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.embeddings.position_embedding = nn.Embedding(config.positions, width)
+        self.encoder = Encoder(config.encoder)
+        self.final_layer_norm = nn.LayerNorm(width, config.encoder.eps)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.embeddings.token_embedding(input_ids) + self.embeddings.position_embedding(place)
+        x = self.encoder(x, place[:, None] >= place[None, :])
+        # The end of text has the highest id; a causal tower knows nothing of what comes after it.
+        end_b = input_ids.to(torch.int32).argmax(dim=-1)
+        return self.final_layer_norm(x[torch.arange(x.shape[0], device=x.device), end_b])
+
+
+class VisionModel(nn.Module):
+    """A picture of sound to what the tower has gathered at its first place."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        width, eps = config.encoder.width, config.encoder.eps
+        self.embeddings = nn.Module()
+        self.embeddings.class_embedding = nn.Parameter(torch.zeros(width))
+        self.embeddings.patch_embedding = nn.Conv2d(config.channels, width, config.patch, config.patch, bias=False)
+        self.embeddings.position_embedding = nn.Embedding(config.positions, width)
+        self.pre_layrnorm = nn.LayerNorm(width, eps)
+        self.encoder = Encoder(config.encoder)
+        self.post_layernorm = nn.LayerNorm(width, eps)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        parts = self.embeddings
+        patches = parts.patch_embedding(fbank).flatten(2).transpose(1, 2)
+        whole = parts.class_embedding.expand(fbank.shape[0], 1, -1)
+        x = torch.cat([whole, patches], dim=1) + parts.position_embedding.weight
+        x = self.encoder(self.pre_layrnorm(x))
+        return self.post_layernorm(x[:, 0])
+
+
+class TextTower(nn.Module):
+    """`input_ids` int64 `[B, T]`, T up to the positions that there are, to embeddings `[B, D]` of length 1."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.text_model = TextModel(config)
+        self.text_projection = nn.Linear(config.encoder.width, config.projection, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return _unit(self.text_projection(self.text_model(input_ids)))
+
+
+class AudioTower(nn.Module):
+    """`fbank` `[B, 3, mel_bins, frames]` to embeddings `[B, D]` of length 1."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.vision_model = VisionModel(config)
+        self.visual_projection = nn.Linear(config.encoder.width, config.projection, bias=False)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        return _unit(self.visual_projection(self.vision_model(fbank)))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (x * x).sum(dim=-1, keepdim=True).sqrt()
