@@ -20,16 +20,18 @@ import numpy as np
 from PIL import Image
 
 from alref_edge.bundle import Bundle
-from benchmarks.official_side import ROOT, official_checkpoints, run_official
+from benchmarks.official_side import official_checkpoints, run_official
 from benchmarks.timing import environment
 
-SENTENCES = ("the red square", "a small dog on the left", "the person that moves right")
+# The scene that is shown where no video is given, and what is asked of it.
+SCENE, WIDTH, HEIGHT = 14, 320, 240
+SENTENCES = ("the large yellow triangle", "the red triangle", "the star")
 
 
 def main(argv: list[str]) -> int:
     """Run both sides; 0 when boxes and masks agree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks reference", description=__doc__)
-    parser.add_argument("video", nargs="?", type=Path, default=ROOT.parent / "shared/media/bedroom.mp4")
+    parser.add_argument("video", nargs="?", type=Path, help="a generated scene, if left out")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -70,25 +72,28 @@ def _compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _frames(video: Path, count: int, folder: Path) -> list[Path]:
-    """The first frames of a video as JPEGs: both sides read these files."""
+def _frames(video: Path | None, count: int, folder: Path) -> list[Path]:
+    """The first frames of a video, or of the scene, as JPEGs: both sides read these files."""
+    from alref_edge.datasets.synthetic import make_scene
     from alref_edge.media import open_video
 
     folder.mkdir()
-    for index, image in open_video(video).frames(stop=count):
+    scene = make_scene(SCENE, WIDTH, HEIGHT, count)
+    drawn = ((index, scene.frame(index)) for index in range(count))
+    for index, image in drawn if video is None else open_video(video).frames(stop=count):
         Image.fromarray(image).save(folder / f"{index:05d}.jpg", quality=95)
     return sorted(folder.iterdir())
 
 
 def _answers(frames: int) -> list[dict[str, Any]]:
-    """Recorded answers for every segment: each sentence has its own frames and boxes."""
+    """Recorded answers for every segment: each sentence has its own frames, and their best boxes."""
     segments = (frames - 11) // 50 + 1
     sampled = [min(5, -(-(frames - 50 * index) // 10)) for index in range(segments)]
     return [
         {
             "text": sentence,
             "segments": [
-                {"target_frame_id": 1 + (number + index + 1) % count, "target_object_id": 1 + (number + index) % 3}
+                {"target_frame_id": 1 + (number + index + 1) % count, "target_object_id": 1}
                 for index, count in enumerate(sampled)
             ],
         }
