@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -52,6 +53,58 @@ def written_beside(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+def folder_beside(path: Path) -> tuple[Path, list[Path]]:
+    """A new hidden folder in the folder of `path`, and the parents that had to be made for it, outermost first.
+
+    Raises:
+        OSError: the system refuses; no parent is left behind.
+    """
+    made: list[Path] = []
+    try:
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.partial-", dir=path.parent)), made
+    except OSError:
+        remove_empty(made)
+        raise
+
+
+def publish_folder(partial: Path, path: Path, *, replace: bool) -> None:
+    """Gives a finished folder its final name, with the permissions that a plain folder would have.
+
+    What is there already is moved aside first if it is to be replaced, and back if the rest fails.
+
+    Raises:
+        OSError: the system refuses, or something has the name that is not to be replaced, other than an empty folder.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    aside: Path | None = None
+    try:
+        partial.chmod(0o777 & ~mask)
+        if replace:
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.replaced-", dir=path.parent))
+            path.rename(aside / "old")
+        partial.rename(path)
+    finally:
+        if aside is not None:
+            with suppress(OSError):
+                if partial.exists() and (aside / "old").exists():
+                    # Stays aside if something else has the name now.
+                    (aside / "old").rename(path)
+            if not partial.exists() or not (aside / "old").exists():
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders that were made for nothing, the last first; one that holds something stays."""
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def is_full(error: Exception) -> bool:

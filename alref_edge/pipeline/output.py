@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +19,7 @@ from alref_edge import __version__
 from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS
-from alref_edge.media.partial import is_full
+from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
 from alref_edge.pipeline.results import RvosResult
@@ -72,16 +70,10 @@ class ResultFolder:
         self._masks, self._overlay, self._extras = masks, overlay, tuple(extras)
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
-        self._made: list[Path] = []
         self._done = False
         try:
-            for parent in [*reversed(self.path.parents)]:
-                if not parent.exists():
-                    parent.mkdir()
-                    self._made.append(parent)
-            self.partial = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.partial-", dir=self.path.parent))
+            self.partial, self._made = folder_beside(self.path)
         except OSError as error:
-            self._remove_parents()
             raise _unwritable(self.path, error) from error
 
     def write(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch | None = None) -> dict[str, Any]:
@@ -213,32 +205,11 @@ class ResultFolder:
         return True
 
     def _publish(self) -> None:
-        mask = os.umask(0)
-        os.umask(mask)
         replaced = self._check_free(self._replace)
-        aside: Path | None = None
         try:
-            self.partial.chmod(0o777 & ~mask)
-            if replaced:
-                aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.replaced-", dir=self.path.parent))
-                self.path.rename(aside / "old")
-            # Fails where something has come since, unless it is an empty folder.
-            self.partial.rename(self.path)
+            publish_folder(self.partial, self.path, replace=replaced)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        finally:
-            if aside is not None:
-                with suppress(OSError):
-                    if self.partial.exists() and (aside / "old").exists():
-                        # Stays aside if something else has the name now.
-                        (aside / "old").rename(self.path)
-                if not self.partial.exists() or not (aside / "old").exists():
-                    shutil.rmtree(aside, ignore_errors=True)
-
-    def _remove_parents(self) -> None:
-        for parent in reversed(self._made):
-            with suppress(OSError):
-                parent.rmdir()
 
     def __enter__(self) -> ResultFolder:
         return self
@@ -251,7 +222,7 @@ class ResultFolder:
                 self._publish()
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
-            self._remove_parents()
+            remove_empty(self._made)
 
 
 def slug(sentence: str) -> str:

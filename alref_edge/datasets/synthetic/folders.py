@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +17,7 @@ from PIL import Image
 from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack
 from alref_edge.errors import InputError
-from alref_edge.media.partial import unwritable
+from alref_edge.media.partial import folder_beside, publish_folder, remove_empty, unwritable
 
 RECORD = "synthetic.json"
 SCHEMA = "alref-edge.synthetic/1"
@@ -62,16 +60,10 @@ class DatasetFolder:
         self.path = Path(os.path.realpath(path))
         self.record: dict[str, Any] = {"schema": SCHEMA}
         self._overwrite = overwrite
-        self._made: list[Path] = []
         self._check_free()
         try:
-            for parent in reversed(self.path.parents):
-                if not parent.exists():
-                    parent.mkdir()
-                    self._made.append(parent)
-            self.partial = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.partial-", dir=self.path.parent))
+            self.partial, self._made = folder_beside(self.path)
         except OSError as error:
-            self._remove_parents()
             raise unwritable(self.path, error) from error
 
     def _check_free(self) -> None:
@@ -99,33 +91,14 @@ class DatasetFolder:
             raise unwritable(path, error) from error
 
     def _publish(self) -> None:
-        mask = os.umask(0)
-        os.umask(mask)
-        aside: Path | None = None
         try:
             self.record["entries"] = sorted({RECORD, *os.listdir(self.partial)})
             write_json(self.partial / RECORD, self.record)
-            self.partial.chmod(0o777 & ~mask)
             self._check_free()
-            if self.path.is_dir() and any(self.path.iterdir()):
-                aside = Path(tempfile.mkdtemp(prefix=f".{self.path.name[:40]}.replaced-", dir=self.path.parent))
-                self.path.rename(aside / "old")
-            self.partial.rename(self.path)
+            replaced = self.path.is_dir() and any(self.path.iterdir())
+            publish_folder(self.partial, self.path, replace=replaced)
         except OSError as error:
             raise unwritable(self.path, error) from error
-        finally:
-            if aside is not None:
-                if self.partial.exists() and (aside / "old").exists() and not self.path.exists():
-                    with suppress(OSError):
-                        (aside / "old").rename(self.path)
-                if not self.partial.exists() or not (aside / "old").exists():
-                    shutil.rmtree(aside, ignore_errors=True)
-
-    def _remove_parents(self) -> None:
-        """Those that were made for nothing; one that holds something stays."""
-        for parent in reversed(self._made):
-            with suppress(OSError):
-                parent.rmdir()
 
     def __enter__(self) -> DatasetFolder:
         return self
@@ -140,7 +113,7 @@ class DatasetFolder:
                 raise unwritable(self.path, error) from error
         finally:
             shutil.rmtree(self.partial, ignore_errors=True)
-            self._remove_parents()
+            remove_empty(self._made)
 
 
 def _entries(record: Path) -> set[str] | None:
