@@ -1,4 +1,4 @@
-"""alref-edge: language-referenced video object segmentation, offline, on ONNX Runtime."""
+"""alref-edge: language- and audio-referenced video object segmentation, offline, on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 
 _HOMES = {
     "AlrefError": "alref_edge.errors",
+    "Beats": "alref_edge.models.beats",
     "Bundle": "alref_edge.bundle",
     "Detections": "alref_edge.types",
     "GroundingDino": "alref_edge.models.grounding_dino",
+    "LanguageBind": "alref_edge.models.languagebind",
     "Pipeline": "alref_edge.pipeline",
     "Pivot": "alref_edge.types",
     "Sam2ImagePredictor": "alref_edge.models.sam2",
     "Sam2VideoTracker": "alref_edge.models.sam2",
+    "YamNet": "alref_edge.models.yamnet",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]

@@ -1,4 +1,4 @@
-"""A first look: a clip that is drawn on the spot, sentences about it, their masks, and how good these are.
+"""A first look: a clip that is drawn on the spot, sentences about it, what sounds in it, and how good the masks are.
 
 The clip is written as a video and read back, so what runs is what runs on a user's file.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,24 @@ from typing import Any
 import numpy as np
 
 from alref_edge.datasets.synthetic import Expression, Scene, make_scene
+from alref_edge.datasets.synthetic.clips import write_clip
+from alref_edge.datasets.synthetic.sound import SoundTrack, frame_of_second, make_sound, sounding_mask
 from alref_edge.errors import InputError
-from alref_edge.media import OverlayWriter, encode_rle, open_video
+from alref_edge.media import encode_rle, open_video
 from alref_edge.media.partial import written_beside
-from alref_edge.pipeline import Pipeline, RvosResult
+from alref_edge.metrics import region_similarity
+from alref_edge.pipeline import AvsResult, AvsRun, Pipeline, RvosResult
 from alref_edge.pipeline.measure import ProgressCallback, Watch
 from alref_edge.pipeline.output import ResultFolder
-from alref_edge.report import Truth, write_report
+from alref_edge.report import Shown, Truth, write_report
 
-SEED = 14
-"""Of the scene that is shown where none is asked for: a triangle twice, a yellow thing twice, a large one twice."""
+SEED = 49
+"""Of the scene that is shown where none is asked for: a cross and a heart sound in turn, with silence between; a circle
+does not sound."""
 
-CLIP, REPORT, TRUTH = "clip.mp4", "report.html", "truth.json"
+CLIP, REPORT, SOUND, TRUTH = "clip.mp4", "report.html", "sound", "truth.json"
 TRUTH_SCHEMA = "alref-edge.truth/1"
 _SENTENCES = 3
-_CRF = 10
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,45 @@ class Demo:
     """What a demo came to.
 
     Attributes:
-        folder: holds the clip, the masks, the overlay, the report, `result.json` and `truth.json`.
+        folder: holds the clip, the masks, the overlay, the report, `result.json` and `truth.json`, and in `sound/` the
+            result of what sounds.
         record: what `result.json` holds.
-        truth: what `truth.json` holds: the scores of each sentence, their means, and the right masks.
+        sound: what `sound/result.json` holds; None where the bundle has no networks that hear.
+        truth: what `truth.json` holds: the scores of each sentence, their means, and the right masks; what sounds in
+            each second, and how well the masks of that fit.
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: Mapping[str, Any]
+    sound: Mapping[str, Any] | None
     truth: dict[str, Any]
 
     def to_text(self) -> str:
-        """Lines for a person: the scores of each sentence, and their means."""
+        """Lines for a person: the scores of each sentence, their means, and what sounds in each second."""
         rows = [(f"{entry['text']} ({entry['kind']})", entry) for entry in self.truth["sentences"]]
         rows.append(("mean", self.truth["mean"]))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  J {row['j']:.3f}  F {row['f']:.3f}  J&F {row['j_and_f']:.3f}" for name, row in rows]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *self._heard()])
+
+    def _heard(self) -> list[str]:
+        heard = self.truth["sound"]
+        if heard is None:
+            return ["the bundle has no networks that hear, so what sounds is left out"]
+        rows = [("second", "sounds", "truth", "J")]
+        for entry in heard["seconds"]:
+            truth = [*entry["truth"], *(f"{name} (off screen)" for name in entry["off_screen"])]
+            names = (", ".join(entry["names"]) or "-", ", ".join(truth) or "-")
+            rows.append((str(entry["second"]), *names, f"{entry['j']:.3f}"))
+        rows.append(("mean", "", "", f"{heard['j']:.3f}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain values, without masks."""
         sentences = [{name: entry[name] for name in entry if name != "masks"} for entry in self.truth["sentences"]]
-        return {"folder": str(self.folder), **self.truth, "sentences": sentences, "record": self.record}
+        records = {"record": self.record, "sound_record": self.sound}
+        return {"folder": str(self.folder), **self.truth, "sentences": sentences, **records}
 
 
 def run_demo(
@@ -67,9 +89,10 @@ def run_demo(
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Demo:
-    """Draw a clip, segment up to three sentences in it, and compare the masks with the truth.
+    """Draw a clip, segment up to three sentences in it and what sounds, and compare the masks with the truth.
 
-    Sentences about how things look come first: they need no LLM.
+    Sentences about how things look come first: they need no LLM. A bundle without networks that hear leaves out the
+    sound.
 
     Args:
         pipeline: of the bundle that is shown.
@@ -83,21 +106,31 @@ def run_demo(
         BundleError, EngineError, ProviderError, CapacityError, MediaError: see `Pipeline`.
     """
     scene = make_scene(seed)
-    chosen = choose(scene)
-    with ResultFolder(out, overwrite=overwrite, extras=(CLIP, REPORT, TRUTH)) as folder:
-        write_clip(scene, folder.partial / CLIP)
+    chosen, track = choose(scene), make_sound(scene)
+    hears = {"languagebind", "yamnet", *pipeline.avs_settings().taggers} <= pipeline.bundle.manifest.components.keys()
+    extras = (CLIP, REPORT, *([SOUND] if hears else []), TRUTH)
+    with ResultFolder(out, overwrite=overwrite, extras=extras) as folder:
+        write_clip(folder.partial / CLIP, scene, track)
         source = open_video(folder.partial / CLIP)
+        video = str(Path(out) / CLIP)
         texts = [expression.text for expression in chosen]
         found = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial)
-        results = [_said_to_be_of(Path(out) / CLIP, result) for result in found]
+        results = [replace(result, run=replace(result.run, video=video)) for result in found]
         record = folder.write(results, source, Watch(progress=progress))
         truths = [_truth(scene, *pair) for pair in zip(chosen, results, strict=True)]
-        title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
-        write_report(folder.partial / REPORT, record, source, results, truths, title=title)
         truth = _as_json(seed, chosen, truths)
+        also: list[Shown] = []
+        if hears:
+            run = pipeline.avs(source, progress=progress, spill_dir=folder.partial)
+            run = replace(run, report=replace(run.report, video=video))
+            truth["sound"] = _sound_as_json(scene, track, run)
+            with ResultFolder(folder.partial / SOUND) as inner:
+                also.append(_shown(scene, track, run, inner.write(run, source, Watch(progress=progress))))
+        title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
+        write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)
         with written_beside(folder.partial / TRUTH) as file:
             file.write((json.dumps(truth, indent=1) + "\n").encode("ascii"))
-    return Demo(Path(out), record, truth)
+    return Demo(Path(out), record, also[0].record if also else None, truth)
 
 
 def choose(scene: Scene) -> list[Expression]:
@@ -117,27 +150,22 @@ def choose(scene: Scene) -> list[Expression]:
     return chosen
 
 
-def write_clip(scene: Scene, path: str | os.PathLike[str]) -> None:
-    """Write a scene as an H.264 video that looks like its frames.
-
-    Raises:
-        InputError: the path cannot be written.
-        CapacityError: the disk is full.
-        MediaError: PyAV has no encoder that works.
-    """
-    nothing = np.zeros((0, scene.height, scene.width), bool)
-    with OverlayWriter(path, scene.width, scene.height, scene.fps, crf=_CRF) as writer:
-        for index in range(scene.num_frames):
-            writer.write(scene.frame(index), nothing)
-
-
-def _said_to_be_of(video: Path, result: RvosResult) -> RvosResult:
-    """The result with the name that its video will have once the folder is whole."""
-    return replace(result, run=replace(result.run, video=str(video)))
-
-
 def _truth(scene: Scene, expression: Expression, result: RvosResult) -> Truth:
     return Truth.of(result, lambda frame: scene.labels(frame) == expression.target, expression.kind)
+
+
+def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, Any]) -> Shown:
+    """What sounds, each category with its truth: the objects of its shape, in the seconds in which they sound."""
+
+    def truth(result: AvsResult) -> Truth:
+        mine = {number for number, each in enumerate(scene.objects) if each.shape == result.label}
+
+        def mask(frame: int) -> np.ndarray:
+            return np.isin(scene.labels(frame), sorted(mine.intersection(track.labels[frame // scene.fps].objects)))
+
+        return Truth.of(result, mask)
+
+    return Shown(record, run, [truth(result) for result in run])
 
 
 def _as_json(seed: int, chosen: list[Expression], truths: list[Truth]) -> dict[str, Any]:
@@ -154,4 +182,22 @@ def _as_json(seed: int, chosen: list[Expression], truths: list[Truth]) -> dict[s
         for expression, truth in zip(chosen, truths, strict=True)
     ]
     mean = {name: sum(entry[name] for entry in entries) / len(entries) for name in names}
-    return {"schema": TRUTH_SCHEMA, "seed": seed, "mean": mean, "sentences": entries}
+    return {"schema": TRUTH_SCHEMA, "seed": seed, "mean": mean, "sentences": entries, "sound": None}
+
+
+def _sound_as_json(scene: Scene, track: SoundTrack, run: AvsRun) -> dict[str, Any]:
+    """What sounds in each second, the truth, and J of all that sounds, on the frame that stands for the second."""
+    entries: list[dict[str, Any]] = []
+    for second, (names, label) in enumerate(zip(run.labels, track.labels, strict=True)):
+        right_hw, ours_hw = sounding_mask(scene, track, second), run.mask(frame_of_second(scene, second))
+        entries.append(
+            {
+                "second": second,
+                "names": list(names),
+                "truth": list(label.shapes),
+                "off_screen": list(label.off_screen),
+                "j": region_similarity(ours_hw, right_hw),
+                "mask": encode_rle(right_hw),
+            }
+        )
+    return {"j": sum(entry["j"] for entry in entries) / len(entries), "seconds": entries}

@@ -5,38 +5,61 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from benchmarks.timing import HEADER, Comparison, compare, environment
+from alref_edge.bundle import Component
+from benchmarks.timing import HEADER, Comparison, compare, environment, processor_time
 
 # name → (ours, theirs): one call each.
 Case = tuple[str, Callable[[], object], Callable[[], object]]
-SUITES = ("sam2.1_nano", "sam2.1_tiny", "sam2.1_base_plus", "nano", "swin_t", "swin_b")
+# Kind of component and variant, by suite.
+SUITES = {
+    "sam2.1_nano": ("sam2", "sam2.1_nano"),
+    "sam2.1_tiny": ("sam2", "sam2.1_tiny"),
+    "sam2.1_base_plus": ("sam2", "sam2.1_base_plus"),
+    "grounding_dino_nano": ("grounding_dino", "nano"),
+    "swin_t": ("grounding_dino", "swin_t"),
+    "swin_b": ("grounding_dino", "swin_b"),
+    "beats_nano": ("beats", "as2m_nano"),
+    "beats_as20k": ("beats", "as20k"),
+    "beats_as2m": ("beats", "as2m"),
+    "languagebind_nano": ("languagebind", "nano"),
+    "languagebind": ("languagebind", "vit_l14"),
+    "yamnet_nano": ("yamnet", "nano"),
+    "yamnet": ("yamnet", "yamnet"),
+}
+CLOCKS = {"wall": time.perf_counter, "processor": processor_time}
+DEFAULT = ("sam2.1_tiny", "swin_t", "beats_as20k", "beats_as2m", "beats_nano", "languagebind", "yamnet")
 
 
 def main(argv: list[str]) -> int:
     """Time the suites asked for; print a table and write the samples as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks components", description=__doc__)
-    parser.add_argument("--suite", action="append", choices=SUITES, help="default: sam2.1_tiny and swin_t")
+    parser.add_argument("--suite", action="append", choices=SUITES, help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--runs", type=int, default=7, help="counted runs of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: on a busy machine, for 1 thread")
     parser.add_argument("--work", type=Path, default=Path(".parity_cache/components"), help="where exports are kept")
     parser.add_argument("--out", type=Path, help="JSON file for the samples")
     arguments = parser.parse_args(argv)
+    if arguments.clock == "processor" and arguments.threads != 1:
+        parser.error("--clock processor adds up what threads wait for each other: give --threads 1")
 
     rows: dict[str, Comparison] = {}
     print(HEADER)
-    for suite in arguments.suite or ("sam2.1_tiny", "swin_t"):
+    for suite in arguments.suite or DEFAULT:
         for name, ours, theirs in _cases(suite, arguments.work, arguments.threads):
-            rows[f"{suite} {name}"] = compare(ours, theirs, runs=arguments.runs)
+            rows[f"{suite} {name}"] = compare(ours, theirs, runs=arguments.runs, clock=CLOCKS[arguments.clock])
             print(rows[f"{suite} {name}"].row(f"{suite} {name}"), flush=True)
     if arguments.out:
-        packages = ("onnxruntime", "torch", "sam2", "transformers", "numpy")
+        packages = ("onnxruntime", "torch", "sam2", "numpy")
         result = {
             "program": "components",
             "threads": arguments.threads,
+            "clock": arguments.clock,
             "environment": environment(packages),
             "rows": {name: row.to_json() for name, row in rows.items()},
         }
@@ -49,28 +72,23 @@ def _cases(suite: str, work: Path, threads: int) -> Iterator[Case]:
     import torch
 
     torch.set_num_threads(threads)
-    if suite.startswith("sam2"):
-        from benchmarks.components_sam2 import cases
-    else:
-        from benchmarks.components_grounding_dino import cases
-    yield from cases(suite, _exported(suite, work), threads)
+    kind, variant = SUITES[suite]
+    cases = import_module(f"benchmarks.components_{kind}").cases
+    yield from cases(variant, _exported(kind, variant, work / suite), threads)
 
 
-def _exported(suite: str, work: Path) -> Any:
-    """The component of a seeded export, made once and kept."""
+def _exported(kind: str, variant: str, root: Path) -> Component:
+    """The component of a seeded export, made once and kept in a bundle of its own."""
     from alref_edge.bundle import Bundle
     from export.bundle import add_to_bundle
 
-    root = work / suite
-    name = "sam2" if suite.startswith("sam2") else "grounding_dino"
     if not (root / "bundle.json").exists():
-        if name == "sam2":
-            from export.sam2 import export_sam2 as export
-        else:
-            from export.grounding_dino import export_grounding_dino as export
-        made = work / f".making-{suite}"
+        export = getattr(import_module(f"export.{kind}"), f"export_{kind}")
+        made = root.with_name(f".making-{root.name}")
         made.mkdir(parents=True, exist_ok=True)
         root.mkdir(parents=True, exist_ok=True)
-        add_to_bundle(root, export(suite, made, seed=0))
+        add_to_bundle(root, export(variant, made, seed=0))
         made.rmdir()
-    return Bundle.open(root).component(name)
+    bundle = Bundle.open(root)
+    (name,) = bundle.manifest.components
+    return bundle.component(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from alref_edge.bundle import Component
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer
 from alref_edge.runtime import SessionOptions, open_session
-from benchmarks.official_side import ROOT, reference_python
+from benchmarks.official_worker import OfficialWorker
 
 Case = tuple[str, Callable[[], object], Callable[[], object]]
 SIZES = {"nano": (320, 427)}
@@ -51,23 +49,20 @@ def cases(variant: str, component: Component, threads: int) -> Iterator[Case]:
         caption()
 
     with tempfile.TemporaryDirectory() as folder:
-        official = _worker(Path(folder), variant, component, image[0], threads)
-        try:
-            yield "backbone", lambda: run("backbone"), lambda: _ask(official, "backbone")
-            yield "text_encoder", lambda: run("text_encoder"), lambda: _ask(official, "text_encoder")
-            yield "text_encoder + decoder", caption, lambda: _ask(official, "caption")
-            yield "all three", whole, lambda: _ask(official, "whole")
-        finally:
-            official.terminate()
-            official.wait()
+        settings = _settings(Path(folder), variant, component, image[0], threads)
+        with OfficialWorker("grounding_dino_worker", Path(folder), settings) as official:
+            yield "backbone", lambda: run("backbone"), lambda: official.run("backbone")
+            yield "text_encoder", lambda: run("text_encoder"), lambda: official.run("text_encoder")
+            yield "text_encoder + decoder", caption, lambda: official.run("caption")
+            yield "all three", whole, lambda: official.run("whole")
 
 
-def _worker(folder: Path, variant: str, component: Component, image: np.ndarray, threads: int) -> subprocess.Popen[str]:
+def _settings(folder: Path, variant: str, component: Component, image: np.ndarray, threads: int) -> dict[str, object]:
     from export.grounding_dino import save_seeded_checkpoint
 
     save_seeded_checkpoint(variant, 0, folder / "official.pth")
     np.save(folder / "image.npy", image)
-    settings = {
+    return {
         "variant": variant,
         "checkpoint": str(folder / "official.pth"),
         "vocab": str(component.file("vocab").resolve()),
@@ -75,25 +70,3 @@ def _worker(folder: Path, variant: str, component: Component, image: np.ndarray,
         "caption": CAPTION,
         "threads": threads,
     }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    command = [reference_python(), "-m", "benchmarks.official.grounding_dino_worker", str(folder / "settings.json")]
-    worker = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    _wait(worker, "ready")
-    return worker
-
-
-def _ask(worker: subprocess.Popen[str], part: str) -> None:
-    assert worker.stdin is not None
-    worker.stdin.write(part + "\n")
-    worker.stdin.flush()
-    _wait(worker, "done")
-
-
-def _wait(worker: subprocess.Popen[str], word: str) -> None:
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        if line.strip() == word:
-            return
-    raise RuntimeError(f"the official worker ended: exit status {worker.wait()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,36 @@ def run_official(runner: str, *arguments: str) -> None:
         raise RuntimeError(f"the official runner {runner} failed:\n{done.stderr[-3000:]}")
 
 
-def official_checkpoints(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """The weights that the shipped bundle was exported from, official checkpoints, as the runners want them.
+def official_checkpoints(bundle: Bundle, weights: Path = WEIGHTS) -> dict[str, dict[str, Any]]:
+    """What a bundle was exported from, official checkpoints, as the runners want them.
+
+    Args:
+        bundle: one exported from files, not from seeds.
+        weights: folder in which those files are, anywhere.
 
     Raises:
-        InputError: the committed weights are not those of the bundle.
+        InputError: a file is not there, or is another.
     """
-    checkpoints = {}
-    for name in ("sam2", "grounding_dino"):
-        entry = bundle.manifest.components[name]
-        path = WEIGHTS / str(entry.source.get("checkpoint"))
-        if not path.is_file() or sha256_of(path) != entry.source["sha256"]:
-            raise InputError(
-                f"The bundle {bundle.manifest.name!r} was not made from the weights in {WEIGHTS}.",
-                expected=entry.source,
-                mend="export engines/nano again, as its model card says.",
-            )
-        checkpoints[name] = {"variant": entry.variant, "checkpoint": str(path)}
-    checkpoints["grounding_dino"]["vocab"] = str(WEIGHTS / "vocab.txt")
-    return checkpoints
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("sam2", "grounding_dino", "languagebind"):
+        entry = bundle.manifest.components.get(name)
+        if entry is not None:
+            path = _exported(bundle, entry.source, "", weights)
+            found[name] = {"variant": entry.variant, "checkpoint": str(path)}
+            if name == "grounding_dino":
+                found[name]["vocab"] = str(path.with_name("vocab.txt"))
+            if "image_sha256" in entry.source:
+                found[name]["image_checkpoint"] = str(_exported(bundle, entry.source, "image_", weights))
+    return found
+
+
+def _exported(bundle: Bundle, source: Mapping[str, Any], prefix: str, weights: Path) -> Path:
+    """The file of `weights` that a component's record names."""
+    for path in weights.rglob(str(source.get(f"{prefix}checkpoint"))):
+        if sha256_of(path) == source[f"{prefix}sha256"]:
+            return path
+    raise InputError(
+        f"The bundle {bundle.manifest.name!r} was not made from the weights in {weights}.",
+        expected=dict(source),
+        mend="export it from them again, as its model card says for engines/nano.",
+    )

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from alref_edge.datasets.synthetic import make_scene
-from alref_edge.demo import SEED, write_clip
+from alref_edge.datasets.synthetic.clips import write_clip
+from alref_edge.demo import SEED
 from alref_edge.media import open_video
 from alref_edge.pipeline import Pipeline, RvosResult
 from benchmarks.timing import compare, environment
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
         video = arguments.video
         if video is None:
             video = Path(folder) / "clip.mp4"
-            write_clip(make_scene(SEED, 320, 240), video)
+            write_clip(video, make_scene(SEED, 320, 240))
         report = _measure(video, arguments)
     text = json.dumps(report, indent=1)
     print(text)

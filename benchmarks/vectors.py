@@ -34,7 +34,7 @@ SAM2_JOB = {
     "prompts": [
         {"frame": MASKED, "object": 1, "mask": "mask.png"},
         {"frame": 1, "object": 2, "box": [179, 102, 226, 149]},
-        {"frame": 5, "object": 3, "points": [[176, 150], [225, 165]], "labels": [1, 0]},
+        {"frame": 5, "object": 3, "points": [[174, 151], [225, 165]], "labels": [1, 0]},
     ],
     "sweeps": [{"reverse": False, "start": 5}, {"reverse": True, "start": 5}],
 }

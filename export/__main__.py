@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from alref_edge.errors import AlrefError, InputError
-from export.bundle import ComponentSpec, add_to_bundle
+from export.bundle import ComponentSpec, add_to_bundle, read_defaults
 from export.precision import PRECISIONS
 
 
@@ -30,6 +30,9 @@ def _parser() -> argparse.ArgumentParser:
             "--precision", nargs="+", default=["float32"], choices=PRECISIONS, help="of the graphs; float32 if left out"
         )
         sub.add_argument("--notes", help="one line that the bundle's users see; kept from before if left out")
+        sub.add_argument(
+            "--defaults", type=Path, help='JSON, {"rvos": {...}, "avs": {...}}: the settings that a bundle wants'
+        )
         return sub
 
     command("sam2", "SAM 2 and 2.1 (.pt)", "sam2_tiny, sam2_small, sam2_base_plus, sam2_large, sam2.1_..., sam2.1_nano")
@@ -86,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.bundle.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=arguments.bundle.parent) as folder:
             component = _export(arguments, Path(folder))
-            bundle = add_to_bundle(arguments.bundle, component, notes=arguments.notes)
+            defaults = None if arguments.defaults is None else read_defaults(arguments.defaults)
+            bundle = add_to_bundle(arguments.bundle, component, notes=arguments.notes, defaults=defaults)
     except AlrefError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from alref_edge.bundle.manifest import (
 )
 from alref_edge.bundle.verify import sha256_of, verify
 from alref_edge.errors import InputError
+from alref_edge.pipeline.settings import AvsSettings, RvosSettings, TrackingSettings
 from export.weights import share_weights
 
 UNTRAINED = "UNTRAINED: seeded random weights, for plumbing and parity; its masks mean nothing."
@@ -82,7 +84,34 @@ def source_of(checkpoint: Path | None, seed: int | None) -> dict[str, Any]:
     return {"checkpoint": checkpoint.name, "sha256": sha256_of(checkpoint)}
 
 
-def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = None, notes: str | None = None) -> Bundle:
+def read_defaults(path: Path) -> dict[str, Any]:
+    """The settings that a bundle wants, of a JSON file: `{"rvos": {...}, "avs": {...}}`, either may be missing.
+
+    Raises:
+        InputError: the file cannot be read, or holds what are no settings.
+    """
+    kinds: dict[str, type[TrackingSettings]] = {"rvos": RvosSettings, "avs": AvsSettings}
+    try:
+        raw = json.loads(path.read_bytes())
+        if not isinstance(raw, dict) or not raw.keys() <= kinds.keys():
+            raise ValueError("no object of rvos and avs")
+        for kind, values in raw.items():
+            kinds[kind].from_mapping(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no default settings.", expected='{"rvos": {...}, "avs": {...}}', got=str(error)
+        ) from error
+    return raw
+
+
+def add_to_bundle(
+    root: Path,
+    component: ComponentSpec,
+    *,
+    name: str | None = None,
+    notes: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Bundle:
     """Put a component into a bundle, new or standing, replacing the one of its name; then verify the whole.
 
     A `MODEL_CARD.md` that lies in the bundle is kept, and listed as it stands.
@@ -92,6 +121,7 @@ def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = No
         component: what the exporter made; its files are moved into `root/<component>/`.
         name: the bundle's name where it is new; its folder's name if None.
         notes: one line for a person, of a trained bundle; None keeps what it has. An untrained one says that it is.
+        defaults: settings that it wants, see `read_defaults`; None keeps what it has.
     """
     old = _standing(root) if (root / MANIFEST).exists() else None
     folder = root / component.name
@@ -125,7 +155,7 @@ def add_to_bundle(root: Path, component: ComponentSpec, *, name: str | None = No
         trained=trained,
         components=components,
         files=_entries(root),
-        defaults=old.defaults if old else {},
+        defaults=defaults if defaults is not None else old.defaults if old else {},
         notes=notes if trained else UNTRAINED,
     )
     (root / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.datasets.synthetic import make_scene
-from alref_edge.demo import SEED, choose, run_demo, write_clip
-from alref_edge.errors import InputError
-from alref_edge.media import decode_rle, open_video
-from alref_edge.metrics import j_and_f
+from alref_edge.datasets.synthetic import clips, make_scene
+from alref_edge.datasets.synthetic.clips import write_clip
+from alref_edge.datasets.synthetic.sound import frame_of_second, make_sound, sounding_mask
+from alref_edge.demo import SEED, choose, run_demo
+from alref_edge.errors import InputError, MediaError
+from alref_edge.media import decode_audio, decode_rle, open_video
+from alref_edge.metrics import j_and_f, region_similarity
 from alref_edge.pipeline import Pipeline
 
 ROOT = Path(__file__).parent.parent
-FILES = ["clip.mp4", "masks", "overlay.mp4", "report.html", "result.json", "truth.json"]
+FILES = ["clip.mp4", "masks", "overlay.mp4", "report.html", "result.json", "sound", "truth.json"]
 
 
 def demo(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -72,11 +75,63 @@ def test_the_scores_are_those_of_the_masks_on_disk(shown: tuple[Path, str]) -> N
     np.testing.assert_allclose(list(truth["mean"].values()), sums / 3)
 
 
+def test_what_sounds_is_that_of_the_masks_on_disk(shown: tuple[Path, str]) -> None:
+    out, printed = shown
+    record, truth = (
+        json.loads((out / "sound" / "result.json").read_text()),
+        json.loads((out / "truth.json").read_text()),
+    )
+    assert record["input"]["path"] == "alref-demo/clip.mp4"
+    assert sorted(path.name for path in (out / "sound").iterdir()) == ["masks", "overlay.mp4", "result.json"]
+    scene = make_scene(SEED)
+    track = make_sound(scene)
+    rows = [line.split() for line in printed.splitlines()[5:]]
+    assert rows[0] == ["second", "sounds", "truth", "J"]
+    scores = []
+    for second, (label, entry) in enumerate(zip(track.labels, truth["sound"]["seconds"], strict=True)):
+        frame = frame_of_second(scene, second)
+        ours_hw = np.zeros((scene.height, scene.width), bool)
+        for found in record["objects"]:
+            ours_hw |= np.asarray(Image.open(out / "sound" / found["masks"]["folder"] / f"{frame:05d}.png")) > 0
+        right_hw = sounding_mask(scene, track, second)
+        np.testing.assert_array_equal(decode_rle(entry["mask"]), right_hw)
+        assert entry["j"] == region_similarity(ours_hw, right_hw)
+        assert (entry["names"], entry["truth"]) == (record["sound"]["labels"][second], list(label.shapes))
+        assert entry["off_screen"] == list(label.off_screen)
+        assert (rows[1 + second][0], rows[1 + second][-1]) == (str(second), f"{entry['j']:.3f}")
+        assert set(label.shapes) <= {word.strip(",") for word in rows[1 + second]}
+        scores.append(entry["j"])
+    assert truth["sound"]["j"] == pytest.approx(np.mean(scores))
+    assert rows[1 + len(scores)] == ["mean", f"{np.mean(scores):.3f}"]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.index("What is said") < page.index("What sounds") < page.index("What was heard")
+
+
+def test_a_bundle_that_cannot_hear_leaves_out_the_sound(nano_bundle: Path, tmp_path: Path) -> None:
+    deaf, out = tmp_path / "deaf", tmp_path / "out"
+    shutil.copytree(nano_bundle, deaf)
+    manifest = json.loads((deaf / "bundle.json").read_text())
+    for name in sorted(manifest["components"].keys() - {"grounding_dino", "sam2"}):
+        del manifest["components"][name]
+        shutil.rmtree(deaf / name)
+    manifest["files"] = {name: each for name, each in manifest["files"].items() if (deaf / name).is_file()}
+    (deaf / "bundle.json").write_text(json.dumps(manifest))
+    with Pipeline.from_bundle(deaf, "cpu") as pipeline:
+        shown = run_demo(pipeline, out, 3)
+    assert sorted(path.name for path in out.iterdir()) == [name for name in FILES if name != "sound"]
+    assert shown.to_text().endswith("the bundle has no networks that hear, so what sounds is left out")
+    assert shown.truth["sound"] is None
+    assert shown.to_json()["sound_record"] is None
+    assert "What sounds" not in (out / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_shipped_bundle_finds_what_is_meant(shown: tuple[Path, str]) -> None:
     out, _ = shown
     if not json.loads((out / "result.json").read_text())["bundle"]["trained"]:
         pytest.skip("the shipped bundle is not trained")
-    assert json.loads((out / "truth.json").read_text())["mean"]["j_and_f"] >= 0.8
+    truth = json.loads((out / "truth.json").read_text())
+    assert truth["mean"]["j_and_f"] >= 0.8
+    assert truth["sound"]["j"] >= 0.7
 
 
 def test_another_seed_replaces_it_only_when_told_to(nano_bundle: Path, tmp_path: Path) -> None:
@@ -114,14 +169,41 @@ def test_a_scene_without_sentences_is_refused() -> None:
         choose(replace(make_scene(0), expressions=()))
 
 
-def test_the_clip_looks_like_the_scene(tmp_path: Path) -> None:
-    scene = make_scene(SEED, 160, 128, num_frames=5)
-    write_clip(scene, tmp_path / "clip.mp4")
+def test_the_seed_sounds_in_several_ways() -> None:
+    labels = make_sound(make_scene(SEED)).labels
+    assert len({label.shapes for label in labels}) >= 3
+    assert len({shape for label in labels for shape in label.shapes}) >= 2
+
+
+@pytest.mark.parametrize("with_sound", [True, False])
+def test_the_clip_looks_and_sounds_like_the_scene(tmp_path: Path, with_sound: bool) -> None:
+    scene = make_scene(SEED, 160, 128, num_frames=8 if with_sound else 5)
+    track = make_sound(scene) if with_sound else None
+    write_clip(tmp_path / "clip.mp4", scene, track)
     source = open_video(tmp_path / "clip.mp4")
-    assert (source.frame_count(), source.info.fps) == (5, 8)
+    assert (source.frame_count(), source.info.fps) == (scene.num_frames, 8)
     for frame, image in source.frames():
         drawn = scene.frame(frame)
         error = image.astype(float) - drawn
         # Brightness is all but exact; colours have half the resolution.
         assert 10 * np.log10(255**2 / np.mean((error @ [0.2126, 0.7152, 0.0722]) ** 2)) > 39
         assert 10 * np.log10(255**2 / np.mean(error**2)) > 29
+    if track is None:
+        with pytest.raises(MediaError, match="no sound"):
+            decode_audio(tmp_path / "clip.mp4")
+    else:
+        heard = decode_audio(tmp_path / "clip.mp4", rate=track.rate).wave[: len(track.wave_16khz)]
+        assert np.corrcoef(heard, track.wave_16khz)[0, 1] > 0.99
+
+
+def test_a_clip_takes_the_first_encoder_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, scene = tmp_path / "clip.mp4", make_scene(SEED, 160, 128, num_frames=8)
+    broken = [("no such encoder", {}), ("libx264", {"crf": "not a number"})]
+    monkeypatch.setattr(clips, "_ENCODERS", broken)
+    with pytest.raises(MediaError, match=r"No video encoder works.*no such encoder: .*libx264: "):
+        write_clip(path, scene)
+    assert not path.exists()
+    monkeypatch.setattr(clips, "_ENCODERS", [*broken, ("mpeg4", {"qscale": "2"})])
+    write_clip(path, scene, make_sound(scene))
+    assert open_video(path).info.codec == "mpeg4"
+    assert decode_audio(path, rate=16_000).wave.any()

@@ -43,7 +43,7 @@ def demo(
     threads: Threads = 0,
     debug: Debug = False,
 ) -> None:
-    """Draw a clip, segment three sentences in it, and compare the masks with the truth."""
+    """Draw a clip, segment three sentences in it and what sounds, and compare the masks with the truth."""
     from alref_edge.demo import CLIP, REPORT, SEED, run_demo
     from alref_edge.pipeline import Pipeline
     from alref_edge.pipeline.output import OVERLAY
@@ -56,11 +56,12 @@ def demo(
     ):
         announce(pipeline)
         shown = run_demo(pipeline, out, SEED if seed is None else seed, overwrite=overwrite, progress=progress)
-    for warning in shown.record["warnings"]:
+    for warning in dict.fromkeys([*shown.record["warnings"], *(shown.sound or {"warnings": ()})["warnings"]]):
         if warning not in pipeline.warnings:
             warn(warning)
     if as_json:
         print_json(shown.to_json())
         return
     echo(shown.to_text())
+    echo("")
     echo(f"open {out / REPORT}; the masks over the clip: {out / OVERLAY}; the clip: {out / CLIP}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from alref_edge.cli.console import (
     EPILOG,
@@ -24,17 +27,27 @@ from alref_edge.cli.console import (
     progress_line,
     warn,
 )
+from alref_edge.cli.hearing import Hearing
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from alref_edge.pipeline import PivotSelector, RvosSettings
+    from alref_edge.pipeline import AvsRun, PivotSelector, RvosResult
 
 _REPORT = "report.html"
 
 
+class _Run(TyperCommand):
+    """The command, whose --audio may stand without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click; `--audio` before another option or at the end means the video's own track."""
+        bare = [arg == "--audio" and after.startswith("-") for arg, after in pairwise([*args, "-"])]
+        return super().parse_args(ctx, ["--audio=" if own else arg for arg, own in zip(args, bare, strict=True)])
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=EPILOG)(run)
+    app.command(cls=_Run, epilog=EPILOG)(run)
 
 
 @guarded
@@ -42,12 +55,35 @@ def run(
     video: Annotated[str, typer.Argument(metavar="INPUT", help="A video file, a folder of frames, or an image.")],
     text: Annotated[list[str] | None, typer.Option("--text", help="A sentence; may stand many times.")] = None,
     text_file: Annotated[Path | None, typer.Option(help="A file with one sentence a line.")] = None,
+    audio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[FILE]", help="After INPUT: segment what sounds, in the video's own track or in a sound file."
+        ),
+    ] = None,
     bundle: BundleOption = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; INPUT's name with -alref if left out.")] = None,
     device: Device = "auto",
     precision: Precision = "float32",
     selector: Annotated[str, typer.Option(help="Who picks the pivots: grounding or replay.")] = "grounding",
-    pivots: Annotated[Path | None, typer.Option(help="The file that --selector replay reads.")] = None,
+    pivots: Annotated[Path | None, typer.Option(help="The file that --selector replay reads, for sentences.")] = None,
+    semantic: Annotated[bool, typer.Option("--semantic", help="With --audio: also write maps of classes.")] = False,
+    categories: Annotated[
+        Path | None, typer.Option(help="With --audio: a file of what may sound, one name a line; line k is class k.")
+    ] = None,
+    silence_gate: Annotated[
+        bool | None, typer.Option(help="With --audio: empty masks in silent seconds; off where answers are replayed.")
+    ] = None,
+    setting: Annotated[
+        str | None, typer.Option(help="With --audio: numbers of the paper for s4, ms3, avss or v2_binary.")
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="With --audio: the folder of answers (gpt_results) that --selector replay reads."),
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="The clip's name in --answers; INPUT's name if left out.")] = None,
+    segments: Annotated[Path | None, typer.Option(help="With --answers: the file of the sound's segments.")] = None,
+    fps: Annotated[float, typer.Option(help="Frames per second of a folder or an image, which have no clock.")] = 24.0,
     masks: Annotated[str, typer.Option(help="How masks are written: png, rle or none.")] = "png",
     overlay: Annotated[bool, typer.Option(help="Also write a video with the masks over the frames.")] = True,
     report: Annotated[bool, typer.Option("--report", help="Also write report.html, one page that shows it.")] = False,
@@ -61,23 +97,32 @@ def run(
     max_pivots_in_attention: Annotated[
         int | None, typer.Option(help="Attend to so many pivots only, the closest in time; 2 or more.")
     ] = None,
-    limit_bytes: Annotated[int | None, typer.Option(help="Largest input in bytes.")] = None,
+    limit_bytes: Annotated[int | None, typer.Option(help="Largest input, and sound file, in bytes.")] = None,
     limit_pixels: Annotated[int | None, typer.Option(help="Largest frame in pixels.")] = None,
     limit_frames: Annotated[int | None, typer.Option(help="Most frames.")] = None,
-    limit_seconds: Annotated[float | None, typer.Option(help="Longest video in seconds.")] = None,
+    limit_seconds: Annotated[float | None, typer.Option(help="Longest video, and sound, in seconds.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Segment what one or many sentences refer to."""
-    from alref_edge.media import Limits, open_video
+    """Segment what one or many sentences refer to, or with --audio what sounds."""
+    from alref_edge.media import AudioLimits, Limits, open_video
     from alref_edge.pipeline import Pipeline
     from alref_edge.pipeline.measure import Watch
     from alref_edge.pipeline.output import ResultFolder
     from alref_edge.report import write_report
 
     sentences = read_sentences(text or [], text_file)
+    hearing = Hearing(selector, semantic, categories, silence_gate, setting, answers, clip, segments)
+    if audio is None:
+        hearing.refuse()
+    elif sentences or pivots is not None:
+        raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
     caps = {"bytes": limit_bytes, "pixels": limit_pixels, "frames": limit_frames, "duration_s": limit_seconds}
-    chosen = _selector(selector, pivots)
-    source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}))  # type: ignore[arg-type]
+    pivot_selector = _selector(selector, pivots) if audio is None else None
+    sound_selector = None if audio is None else hearing.selector(video)
+    source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}), fps=fps)  # type: ignore[arg-type]
+    sound_caps = {name: cap for name, cap in caps.items() if cap is not None and name in ("bytes", "duration_s")}
+    tracker = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots_in_attention}
+    changes = {name: value for name, value in tracker.items() if value is not None}
     with (
         ResultFolder(
             out or Path(f"{Path(os.path.abspath(video)).stem}-alref"),
@@ -85,6 +130,7 @@ def run(
             masks=masks,
             overlay=overlay,
             extras=(_REPORT,) if report else (),
+            semantic=semantic,
         ) as folder,
         Pipeline.from_bundle(
             bundle, device, precision=precision, allow_fallback=allow_fallback, threads=threads
@@ -92,16 +138,28 @@ def run(
         progress_line() as progress,
     ):
         announce(pipeline)
-        results = list(
-            pipeline.rvos(
+        results: Sequence[RvosResult] | AvsRun
+        if audio is None:
+            settings = pipeline.settings.changed(changes)
+            found = pipeline.rvos(
                 source,
                 sentences,
-                selector=chosen,
-                settings=_settings(pipeline.settings, fill_holes, max_pivots_in_attention),
+                selector=pivot_selector,
+                settings=settings,
                 progress=progress,
                 spill_dir=folder.partial,
             )
-        )
+            results = list(found)
+        else:
+            results = pipeline.avs(
+                source,
+                audio or None,
+                selector=sound_selector,
+                settings=hearing.settings(pipeline).changed(changes),
+                audio_limits=AudioLimits(**sound_caps),  # type: ignore[arg-type]
+                progress=progress,
+                spill_dir=folder.partial,
+            )
         record = folder.write(results, source, Watch(progress=progress))
         if report:
             write_report(folder.partial / _REPORT, record, source, results)
@@ -138,20 +196,16 @@ def _selector(name: str, pivots: Path | None) -> PivotSelector:
     return GroundingSelector() if pivots is None else ReplaySelector.from_file(pivots)
 
 
-def _settings(settings: RvosSettings, fill_holes: int | None, max_pivots: int | None) -> RvosSettings:
-    from dataclasses import replace
-
-    given = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots}
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-
 def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:
     """Nothing of what is printed without `--json` depends on the machine or the hour."""
     if as_json:
         print_json(record)
         return
-    for entry in record["sentences"]:
+    what = "objects" if "objects" in record else "sentences"
+    entries = record[what]
+    for entry in entries:
         pivots = ", ".join(f"frame {pivot['frame']} ({pivot['score']:.2f})" for pivot in entry["pivots"]) or "none"
         where = entry["masks"].get("folder") or entry["masks"].get("file") or "not written"
-        echo(f"{entry['text']}: pivots {pivots}; masks {where}")
-    echo(f"{record['input']['frames']} frames, {len(record['sentences'])} sentences: {out}")
+        sounds = f"sounds in {len(entry['seconds'])} s; " if "seconds" in entry else ""
+        echo(f"{entry.get('text', entry.get('name'))}: {sounds}pivots {pivots}; masks {where}")
+    echo(f"{record['input']['frames']} frames, {len(entries)} {what}: {out}")

@@ -1,27 +1,37 @@
-"""The pipeline measured against a known truth: stage by stage, kind by kind of expression."""
+"""The pipeline measured against a known truth, stage by stage: by sentences, kind by kind, and by sound."""
 
+from alref_edge.evaluation.boxes import box_iou
 from alref_edge.evaluation.scene_source import SceneSource
+from alref_edge.evaluation.sound import ClipScores, SoundEvaluation, evaluate_clip, evaluate_sound
+from alref_edge.evaluation.sound_summary import SoundSummary
+from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.evaluation.summary import Summary, summaries
 from alref_edge.evaluation.synthetic import (
     Evaluation,
     ExpressionScores,
     TopBox,
     Tracked,
-    box_iou,
     evaluate_scene,
     evaluate_synthetic,
     oracle,
 )
 
 __all__ = [
+    "ClipScores",
     "Evaluation",
     "ExpressionScores",
+    "KnowingSelector",
     "SceneSource",
+    "SoundEvaluation",
+    "SoundSummary",
+    "SoundTruth",
     "Summary",
     "TopBox",
     "Tracked",
     "box_iou",
+    "evaluate_clip",
     "evaluate_scene",
+    "evaluate_sound",
     "evaluate_synthetic",
     "oracle",
     "summaries",

@@ -6,9 +6,6 @@ the top boxes how much of that Grounding DINO is to answer for.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +14,8 @@ import numpy as np
 
 from alref_edge.datasets.synthetic import Expression, Scene, make_scene
 from alref_edge.errors import InputError
+from alref_edge.evaluation.boxes import RIGHT_IOU, box_iou
+from alref_edge.evaluation.environment import bundle_facts, environment
 from alref_edge.evaluation.scene_source import SceneSource
 from alref_edge.evaluation.summary import Summary, summaries, to_text
 from alref_edge.metrics import j_and_f
@@ -27,10 +26,6 @@ from alref_edge.pipeline.pivots import windows
 from alref_edge.types import Pivot
 
 SCHEMA = "alref-edge.eval-synthetic/1"
-RIGHT_IOU = 0.5
-"""A box is right from this intersection over union with the true one on."""
-
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow")
 
 
 @dataclass(frozen=True)
@@ -162,16 +157,15 @@ def evaluate_synthetic(
         scores += evaluate_scene(pipeline, detector, make_scene(seed, size, size, frames), every)
         if progress is not None:
             progress(Progress("scenes", done * frames, len(seeds) * frames))
-    manifest = pipeline.bundle.manifest
     facts = {
-        "bundle": {"name": manifest.name, "sha256": pipeline.bundle.sha256, "trained": manifest.trained},
+        "bundle": bundle_facts(pipeline),
         "precision": pipeline.precision,
         "provider": detector.provider,
         "seeds": [seeds.start, seeds.stop, seeds.step],
         "scenes": {"width": size, "height": size, "frames": frames},
         "settings": asdict(pipeline.settings),
         "top_boxes": {"every_frames": every, "right_iou": RIGHT_IOU},
-        "environment": _environment(),
+        "environment": environment(),
     }
     return Evaluation(facts, tuple(scores))
 
@@ -224,14 +218,6 @@ def oracle(
     return ReplaySelector(pivots, {}, name="oracle")
 
 
-def box_iou(one_xyxy: np.ndarray, other_xyxy: np.ndarray) -> float:
-    """Intersection over union of two boxes, `[4]` each; 0 where one is NaN or without area."""
-    low, high = np.maximum(one_xyxy[:2], other_xyxy[:2]), np.minimum(one_xyxy[2:], other_xyxy[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    both = float(np.prod(one_xyxy[2:] - one_xyxy[:2]) + np.prod(other_xyxy[2:] - other_xyxy[:2]))
-    return shared / (both - shared) if shared > 0 else 0.0
-
-
 def _track(
     pipeline: Pipeline, scene: Scene, selector: PivotSelector, labels_thw: np.ndarray, boxes_tn4: np.ndarray
 ) -> list[Tracked]:
@@ -265,21 +251,3 @@ def _top_boxes(
             tops.append(TopBox(frame, pixels, iou, float(best.scores_n[0]) if len(best) else 0.0))
         found.append(tuple(tops))
     return found
-
-
-def _environment() -> dict[str, Any]:
-    """What the figures may depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "cores": cores,
-        "packages": {package: version for package in _PACKAGES if (version := _version(package))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -1,8 +1,9 @@
-"""Reading of videos, frame folders and images; writing of overlays, masks and run-length encodings. A leaf.
+"""Reading of videos, frame folders, images and sounds; writing of overlays, masks and run-length encodings. A leaf.
 
 PyAV, Pillow and pycocotools are loaded when first used, not when this package is imported.
 """
 
+from alref_edge.media.audio import Audio, AudioInfo, AudioLimits, decode_audio, probe_audio
 from alref_edge.media.limits import Limits
 from alref_edge.media.masks import decode_rle, encode_rle, write_indexed_png, write_mask_png
 from alref_edge.media.overlay import OverlayWriter, draw_overlay
@@ -11,15 +12,20 @@ from alref_edge.media.source import VideoInfo, VideoSource, open_video
 
 __all__ = [
     "DAVIS_PALETTE",
+    "Audio",
+    "AudioInfo",
+    "AudioLimits",
     "Limits",
     "OverlayWriter",
     "VideoInfo",
     "VideoSource",
+    "decode_audio",
     "decode_rle",
     "draw_overlay",
     "encode_rle",
     "object_colour",
     "open_video",
+    "probe_audio",
     "write_indexed_png",
     "write_mask_png",
 ]

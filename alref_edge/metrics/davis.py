@@ -132,7 +132,7 @@ def region_similarity(predicted_hw: np.ndarray, truth_hw: np.ndarray) -> float:
     Raises:
         InputError: they are not two masks of one size.
     """
-    _check(predicted_hw, truth_hw)
+    check_masks(predicted_hw, truth_hw)
     union = np.count_nonzero(predicted_hw | truth_hw)
     return np.count_nonzero(predicted_hw & truth_hw) / union if union else 1.0
 
@@ -150,7 +150,7 @@ def boundary_measure(predicted_hw: np.ndarray, truth_hw: np.ndarray, bound: floa
     Raises:
         InputError: they are not two masks of one size, or there is no such radius.
     """
-    _check(predicted_hw, truth_hw)
+    check_masks(predicted_hw, truth_hw)
     if not bound > 0 or (bound >= 1 and bound != int(bound)):
         raise InputError("The boundaries' distance is out of range.", expected="0 to 1, or whole pixels", got=bound)
     radius = int(bound) if bound >= 1 else math.ceil(bound * math.hypot(*predicted_hw.shape))
@@ -166,7 +166,8 @@ def boundary_measure(predicted_hw: np.ndarray, truth_hw: np.ndarray, bound: floa
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _check(predicted_hw: np.ndarray, truth_hw: np.ndarray) -> None:
+def check_masks(predicted_hw: np.ndarray, truth_hw: np.ndarray) -> None:
+    """Raises InputError if they are not two masks of one size, bool `[H, W]`."""
     for mask_hw in (predicted_hw, truth_hw):
         if mask_hw.ndim != 2 or mask_hw.dtype != np.bool_ or mask_hw.shape != truth_hw.shape:
             raise InputError(

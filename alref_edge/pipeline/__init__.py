@@ -7,31 +7,47 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from alref_edge.bundle import Bundle
-from alref_edge.errors import BundleError, InputError
-from alref_edge.media import Limits, VideoSource, open_video
+from alref_edge.errors import BundleError, InputError, MediaError
+from alref_edge.media import AudioLimits, Limits, VideoSource, decode_audio, open_video
+from alref_edge.models.audio.log_mel import SAMPLE_RATE
+from alref_edge.models.audio.mel import checked_wave
+from alref_edge.pipeline.avs import Clock, listen, track
+from alref_edge.pipeline.avs_replay import ReplaySoundSelector, Setting
+from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundSelector, SoundWindow
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Progress, ProgressCallback, Watch
-from alref_edge.pipeline.networks import NAMES, Networks
+from alref_edge.pipeline.networks import VISION, Networks
 from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector, Segment
 from alref_edge.pipeline.replay import ReplaySelector
-from alref_edge.pipeline.results import RunReport, RvosResult
+from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
 from alref_edge.pipeline.rvos import Query, segment_video
-from alref_edge.pipeline.settings import REF_DAVIS17, RvosSettings
+from alref_edge.pipeline.settings import REF_DAVIS17, AnySettings, AvsSettings, RvosSettings
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
 
 __all__ = [
     "REF_DAVIS17",
+    "AvsResult",
+    "AvsRun",
+    "AvsSettings",
     "GroundingSelector",
+    "GroundingSoundSelector",
     "Pipeline",
     "PivotSelector",
     "Progress",
     "ReplaySelector",
+    "ReplaySoundSelector",
     "RunReport",
     "RvosResult",
     "RvosSettings",
     "Segment",
+    "Setting",
+    "SoundSelector",
+    "SoundWindow",
+    "SoundingCategory",
 ]
 
 _MOST_SENTENCES = 1000
@@ -80,7 +96,7 @@ class Pipeline:
             [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
         )
         bundle = Bundle.open(None if path is None else Path(path))
-        for name in bundle.manifest.components.keys() & NAMES:
+        for name in bundle.manifest.components.keys() & VISION:
             bundle.component(name, precision)
         return cls(Networks(bundle, device, options, precision), warnings)
 
@@ -114,14 +130,25 @@ class Pipeline:
 
     @property
     def settings(self) -> RvosSettings:
-        """The numbers of the method that the bundle wants.
+        """The numbers of referring segmentation that the bundle wants.
 
         Raises:
             BundleError: they make no sense.
         """
+        return self._defaults(RvosSettings(), "rvos")
+
+    def avs_settings(self, base: AvsSettings | None = None) -> AvsSettings:
+        """The numbers of audio-visual segmentation that the bundle wants, over those of `base`.
+
+        Raises:
+            BundleError: they make no sense.
+        """
+        return self._defaults(base or AvsSettings(), "avs")
+
+    def _defaults(self, base: AnySettings, name: str) -> AnySettings:
         try:
-            return RvosSettings.from_mapping(self.bundle.manifest.defaults.get("rvos", {}))
-        except (InputError, TypeError, AttributeError) as error:
+            return base.changed(self.bundle.manifest.defaults.get(name, {}))
+        except (InputError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(
                 "The bundle's default settings make no sense.", got=str(error), mend="export the bundle again."
             ) from error
@@ -190,6 +217,84 @@ class Pipeline:
         for number, query in enumerate(queries):
             yield RvosResult.of(number, query, general, report, masks)
 
+    def avs(
+        self,
+        video: str | os.PathLike[str] | VideoSource,
+        sound: str | os.PathLike[str] | np.ndarray | None = None,
+        *,
+        selector: SoundSelector | None = None,
+        settings: AvsSettings | None = None,
+        limits: Limits | None = None,
+        audio_limits: AudioLimits | None = None,
+        progress: ProgressCallback | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> AvsRun:
+        """Segment, in a video, the objects that sound, in the seconds in which they do.
+
+        Args:
+            video: a file, a folder of frames (see `open_video` for their rate), or a source that `open_video` gave.
+            sound: a file, or float32 `[samples]` at 16 kHz in [-1, 1] that begins with the first frame; None: the
+                video's own track.
+            selector: makes the decisions; by tags, words and grounding if None.
+            settings: numbers of the method; the bundle's defaults if None.
+            limits, audio_limits: caps on the video and its sound.
+            progress: called after every window and every frame of the sweeps.
+            spill_dir: see `rvos`.
+            feature_cache_bytes: see `ObjectTracking`.
+
+        Returns:
+            The objects, each category once, with masks that are empty where it is not heard.
+
+        Raises:
+            InputError: a setting, or an answer of the selector, makes no sense.
+            MediaError: the video or the sound cannot be read or is over a limit, or there is no sound.
+            BundleError: the bundle has no networks that hear.
+            EngineError, ProviderError, CapacityError: see there.
+        """
+        settings = settings or self.avs_settings()
+        self._check_hearing(selector, settings)
+        source = video if isinstance(video, VideoSource) else open_video(video, limits)
+        watch = Watch(progress=progress)
+        with watch.stage("decode"):
+            wave, warnings = _sound_of(source, sound, audio_limits)
+        if selector is None:
+            selector = GroundingSoundSelector(
+                lambda words, choices: self._networks.language.nearest(words, choices),
+                settings.categories,
+                settings.tag_threshold,
+            )
+        found = listen(self._networks, source, wave, selector, settings, watch)
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
+        info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
+        masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
+        track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
+        return AvsRun.of(
+            found,
+            (*self.warnings, *source.warnings, *warnings),
+            RunReport.of(self._networks, source, selector.name, settings, watch),
+            self._class_of(list(numbers), settings.categories),
+            wave,
+            Clock.of(source).second_of_frame,
+            masks,
+        )
+
+    def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
+        """Raises BundleError where a network is missing that is sure to be asked."""
+        needed = set(settings.taggers) if selector is None else set()
+        if settings.by_second:
+            needed |= {"languagebind", "yamnet"} if selector is None else {"languagebind"}
+        for name in sorted(needed):
+            self.bundle.component(name, self.precision)
+
+    def _class_of(self, names: list[str], categories: tuple[str, ...]) -> dict[str, int]:
+        """The class of each name: that of the nearest category, counted from 1."""
+        if not categories:
+            return {}
+        known = set(names) <= set(categories)
+        nearest = names if known else self._networks.language.nearest(names, categories)
+        return {name: 1 + categories.index(each) for name, each in zip(names, nearest, strict=True)}
+
     def close(self) -> None:
         """Close every session; closing twice does nothing. Results stay readable."""
         self._networks.close()
@@ -201,6 +306,26 @@ class Pipeline:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sound_of(
+    source: VideoSource, sound: str | os.PathLike[str] | np.ndarray | None, limits: AudioLimits | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The waveform at 16 kHz from the first frame on, and what was assumed about it."""
+    if isinstance(sound, np.ndarray):
+        return checked_wave(sound).astype(np.float32), ()
+    if sound is None:
+        if source.info.kind != "video":
+            raise MediaError(
+                f"{source.path} has no sound of its own.",
+                expected="a video with an audio track, or a sound file",
+                got="a folder of frames" if source.info.kind == "frames" else "an image",
+                mend="give the sound: --audio FILE.wav",
+            )
+        audio = decode_audio(source.path, limits, rate=SAMPLE_RATE, origin_s=float(source.times_s()[0]))
+    else:
+        audio = decode_audio(sound, limits, rate=SAMPLE_RATE)
+    return audio.wave, audio.warnings
 
 
 def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:

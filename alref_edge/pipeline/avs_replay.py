@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from alref_edge.errors import InputError
+from alref_edge.pipeline.audio_segments import AudioSegment, read_segments
+from alref_edge.pipeline.lbru import Ground, SoundingCategory, SoundWindow
+from alref_edge.pipeline.settings import AvsSettings
+from alref_edge.types import Detections
 
 STAGE_1, STAGE_2 = "cot_stage_1_outputs.json", "cot_stage_2_outputs.json"
 _MAX_BYTES = 64 << 20
@@ -38,31 +42,31 @@ class Setting(Enum):
         """Whether a clip has a single sounding object."""
         return self is Setting.S4
 
+    @property
+    def clip_seconds(self) -> tuple[int, ...]:
+        """How long its clips may be."""
+        return {Setting.V2_BINARY: (10,), Setting.AVSS: (5, 10)}.get(self, (5,))
 
-@dataclass(frozen=True)
-class SoundingCategory:
-    """An object that may sound, as the first stage answers.
+    @classmethod
+    def named(cls, name: Setting | str) -> Setting:
+        """The setting of that name.
 
-    Attributes:
-        name: of the category, which is the caption for grounding; one of the dataset's 70, or not.
-        pivot: number of the frame on which it is to be found, counted from 1 (`frame` counts from 0).
-        in_range: whether the answer named that frame; where it named one that the clip does not have, it is the first.
-    """
-
-    name: str
-    pivot: int
-    in_range: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.name.strip() or self.pivot < 1:
+        Raises:
+            InputError: there is none.
+        """
+        try:
+            return cls(name)
+        except ValueError as error:
             raise InputError(
-                "A sounding category is none.", expected="a name and a pivot from 1", got=f"{self.name!r}: {self.pivot}"
-            )
+                "There is no such setting of AVSBench.", expected=", ".join(each.value for each in cls), got=name
+            ) from error
 
     @property
-    def frame(self) -> int:
-        """Index of the pivot frame, from 0."""
-        return self.pivot - 1
+    def settings(self) -> AvsSettings:
+        """The numbers of the official code; no second is silent to it."""
+        if self is Setting.S4:
+            return AvsSettings(taggers=("beats_as2m",), max_categories=1, by_second=False, silence_db=None)
+        return AvsSettings(separator="; " if self is Setting.AVSS else ", ", silence_db=None)
 
 
 class Reason(Enum):
@@ -109,7 +113,7 @@ class RecordedAnswers:
             InputError: a file cannot be read or an answer is malformed, or the second stage answers for a clip or
                 category that the first does not have.
         """
-        setting = _setting(setting)
+        setting = Setting.named(setting)
         first, second = Path(stage_1), Path(stage_2)
         pivots = {clip: _pivots(value, f"{first}, clip {clip!r}") for clip, value in _read(first).items()}
         boxes = {clip: _boxes(setting, value, f"{second}, clip {clip!r}") for clip, value in _read(second).items()}
@@ -125,7 +129,7 @@ class RecordedAnswers:
     @classmethod
     def from_folder(cls, folder: str | Path, setting: Setting | str) -> RecordedAnswers:
         """Read the files of a setting from a folder such as `gpt_results`; errors as of `from_files`."""
-        here = Path(folder) / _setting(setting).value
+        here = Path(folder) / Setting.named(setting).value
         return cls.from_files(setting, here / STAGE_1, here / STAGE_2)
 
     def categories(self, clip: str, frames: int) -> tuple[SoundingCategory, ...]:
@@ -172,6 +176,76 @@ class RecordedAnswers:
         return BoxChoice(number - 1, Reason.ANSWERED) if 1 <= number <= proposed else BoxChoice(0, Reason.OUT_OF_RANGE)
 
 
+@dataclass(frozen=True)
+class ReplaySoundSelector:
+    """The recorded answers for one clip, as a `SoundSelector`.
+
+    Attributes:
+        answers: of a setting.
+        clip: name of the clip in them.
+        recorded: the segments of its sound; None if they are to be found.
+    """
+
+    answers: RecordedAnswers
+    clip: str
+    recorded: tuple[AudioSegment, ...] | None = None
+    name: str = "replay"
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, setting: Setting | str, clip: str, segments: str | Path | None = None
+    ) -> ReplaySoundSelector:
+        """Read the answers of a setting and choose a clip.
+
+        Args:
+            folder: such as `gpt_results`.
+            setting: of AVSBench.
+            clip: its name.
+            segments: a file such as `audio_segment/ms3_audio_segment.json`.
+
+        Raises:
+            InputError: a file cannot be read or is malformed, or does not have the clip.
+        """
+        answers = RecordedAnswers.from_folder(folder, setting)
+        answers.categories(clip, 1)
+        if segments is None:
+            return cls(answers, clip)
+        recorded = read_segments(segments)
+        if clip not in recorded:
+            raise InputError(
+                f"The file of segments {segments} does not have the clip {clip!r}.",
+                expected=f"one of its {len(recorded)} clips",
+                got=clip,
+                mend="check the setting and the clip's name.",
+            )
+        return cls(answers, clip, recorded[clip])
+
+    def categories(self, window: SoundWindow, ground: Ground) -> tuple[SoundingCategory, ...]:
+        """See `SoundSelector.categories`.
+
+        Raises:
+            InputError: the video is not as long as the clip of the answers.
+        """
+        lengths = self.answers.setting.clip_seconds
+        if window.index or window.seconds not in lengths:
+            raise InputError(
+                "The video is not as long as the clips that the answers were recorded for.",
+                expected=f"{' or '.join(map(str, lengths))} s in {self.answers.setting.value}",
+                got=f"a window of {window.seconds} s from {window.start_s} s on",
+                mend="cut the video, or give the frame rate of the folder with --fps 1.",
+            )
+        return self.answers.categories(self.clip, window.seconds)
+
+    def box(self, window: SoundWindow, category: SoundingCategory, found: Detections) -> int:
+        """See `SoundSelector.box`."""
+        choice = self.answers.box(self.clip, category.name, len(found))
+        return 0 if choice is None else choice.index
+
+    def segments(self, window: SoundWindow) -> tuple[AudioSegment, ...] | None:
+        """See `SoundSelector.segments`."""
+        return self.recorded
+
+
 def parse_categories(answer: str) -> dict[str, int]:
     """Frame number by category of one recorded answer of the first stage, such as `{'violin': 1, 'piano': 2}`.
 
@@ -190,15 +264,6 @@ def parse_categories(answer: str) -> dict[str, int]:
         if not isinstance(name, str) or not name.strip() or type(number) is not int:
             raise ValueError(f"not a category with a frame number: {name!r}: {number!r}")
     return value
-
-
-def _setting(value: Setting | str) -> Setting:
-    try:
-        return Setting(value)
-    except ValueError as error:
-        raise InputError(
-            "There is no such setting of AVSBench.", expected=", ".join(each.value for each in Setting), got=value
-        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from alref_edge.models.grounding_dino import GroundingDino, ImageFeatures, TextFeatures
 from alref_edge.pipeline.measure import Watch
-from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections
 
 
@@ -17,16 +16,26 @@ class Grounder:
 
     Args:
         detector: gives Grounding DINO; called when a sentence or a frame needs it, not before.
-        settings: thresholds.
+        box_threshold: smallest score of a box.
+        text_threshold: smallest score of a word that goes into a box's phrase.
+        keep: which of a frame's boxes, in the order of the queries, are kept, and in which order.
         watch: counts and times.
 
     Attributes:
         images: the frames shown now, RGB uint8 `[H, W, 3]` by index.
     """
 
-    def __init__(self, detector: Callable[[], GroundingDino], settings: RvosSettings, watch: Watch) -> None:
+    def __init__(
+        self,
+        detector: Callable[[], GroundingDino],
+        box_threshold: float,
+        text_threshold: float,
+        keep: Callable[[Detections], Detections],
+        watch: Watch,
+    ) -> None:
         self._detector = detector
-        self._settings = settings
+        self._thresholds = box_threshold, text_threshold
+        self._keep = keep
         self._watch = watch
         self._texts: dict[str, TextFeatures] = {}
         self.images: Mapping[int, np.ndarray] = {}
@@ -53,20 +62,14 @@ class Grounder:
         self._found = {key: each for key, each in self._found.items() if key[0] in self.images}
 
     def boxes(self, frame: int, sentence: str) -> Detections:
-        """At most `boxes_per_frame` boxes of a sentence on a frame shown, best first; remembered while it is shown."""
+        """The boxes of a sentence on a frame shown that are kept; remembered while it is shown."""
         key = (frame, sentence)
         if key not in self._found:
-            settings = self._settings
-            found = self._detect(frame, sentence, settings.box_threshold, settings.text_threshold)
-            self._found[key] = found.top(settings.boxes_per_frame)
+            self._found[key] = self._keep(self.detect(frame, sentence, *self._thresholds))
         return self._found[key]
 
-    def fallback(self, sentence: str) -> Detections:
-        """The best box of a sentence on frame 0, at the lower thresholds of the fall-back; empty if there is none."""
-        settings = self._settings
-        return self._detect(0, sentence, settings.fallback_box_threshold, settings.fallback_text_threshold).top(1)
-
-    def _detect(self, frame: int, sentence: str, box_threshold: float, text_threshold: float) -> Detections:
+    def detect(self, frame: int, sentence: str, box_threshold: float, text_threshold: float) -> Detections:
+        """All boxes of a sentence on a frame shown, at other thresholds, in the order of the queries."""
         self.read(sentence)
         detector, counters = self._loaded(), self._watch.counters
         with self._watch.stage("ground"):

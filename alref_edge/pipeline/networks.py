@@ -7,16 +7,20 @@ from types import TracebackType
 
 from alref_edge.bundle import Bundle
 from alref_edge.errors import EngineError
+from alref_edge.models.beats import Beats
 from alref_edge.models.grounding_dino import GroundingDino
+from alref_edge.models.languagebind import LanguageBind
 from alref_edge.models.sam2 import Sam2Graphs, Sam2ImagePredictor, Sam2VideoTracker
+from alref_edge.models.yamnet import YamNet
 from alref_edge.runtime import SessionOptions
 
-NAMES = frozenset({"grounding_dino", "sam2"})
-"""The components of a bundle that referring segmentation needs."""
+VISION = frozenset({"grounding_dino", "sam2"})
+"""The components that every run needs; those that hear are asked for by name."""
+_KEPT = {"grounding_dino": "detector", "sam2": "_sam2", "languagebind": "language", "yamnet": "yamnet"}
 
 
 class Networks:
-    """Grounding DINO and SAM 2 of one bundle. A context manager.
+    """Grounding DINO, SAM 2 and those that hear, of one bundle. A context manager.
 
     Args:
         bundle: verified.
@@ -31,6 +35,7 @@ class Networks:
         self.precision = precision
         self._options = options
         self._closed = False
+        self._taggers: dict[str, Beats] = {}
 
     @cached_property
     def detector(self) -> GroundingDino:
@@ -38,6 +43,28 @@ class Networks:
         self._check_open()
         component = self.bundle.component("grounding_dino", self.precision)
         return GroundingDino.from_component(component, self.device, options=self._options)
+
+    def tagger(self, name: str) -> Beats:
+        """Names of what is heard, by a component such as "beats_as2m"."""
+        self._check_open()
+        if name not in self._taggers:
+            component = self.bundle.component(name, self.precision)
+            self._taggers[name] = Beats.from_component(component, self.device, options=self._options)
+        return self._taggers[name]
+
+    @cached_property
+    def language(self) -> LanguageBind:
+        """Which of some labels a sound or a text is most like."""
+        self._check_open()
+        component = self.bundle.component("languagebind", self.precision)
+        return LanguageBind.from_component(component, self.device, options=self._options)
+
+    @cached_property
+    def yamnet(self) -> YamNet:
+        """Features of a sound."""
+        self._check_open()
+        component = self.bundle.component("yamnet", self.precision)
+        return YamNet.from_component(component, self.device, options=self._options)
 
     def image_predictor(self) -> Sam2ImagePredictor:
         """Masks for boxes; cheap to make, on the graphs that the tracker uses too."""
@@ -57,17 +84,16 @@ class Networks:
     @property
     def providers(self) -> dict[str, str]:
         """The execution provider that runs each network loaded so far."""
-        loaded = {"grounding_dino": "detector", "sam2": "_sam2"}
-        return {
-            name: self.__dict__[attribute].provider for name, attribute in loaded.items() if attribute in self.__dict__
-        }
+        loaded = {name: self.__dict__[attribute] for name, attribute in _KEPT.items() if attribute in self.__dict__}
+        return {name: network.provider for name, network in {**loaded, **self._taggers}.items()}
 
     def close(self) -> None:
         """Close every session; closing twice does nothing."""
-        for attribute in ("detector", "_sam2"):
-            network = self.__dict__.pop(attribute, None)
+        for network in [self.__dict__.pop(attribute, None) for attribute in _KEPT.values()]:
             if network is not None:
                 network.close()
+        while self._taggers:
+            self._taggers.popitem()[1].close()
         self._closed = True
 
     def _check_open(self) -> None:

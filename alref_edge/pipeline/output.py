@@ -22,14 +22,16 @@ from alref_edge.media.overlay import TICKS
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
-from alref_edge.pipeline.results import RvosResult
+from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RvosResult
 from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
 OVERLAY = "overlay.mp4"
 MASKS = "masks"
-EXTRAS = ("clip.mp4", "report.html", "truth.json")
-"""Further files that a caller may leave with a result; what `overwrite` may replace beside the result's own."""
+SEMANTIC = "semantic"
+AVS_SCHEMA = "alref-edge.avs/1"
+EXTRAS = ("clip.mp4", "report.html", "sound", "truth.json")
+"""Further files and folders that a caller may leave with a result, which `overwrite` may replace too."""
 _MASK_FORMATS = ("png", "rle", "none")
 _SLOWEST, _FASTEST = 0.001, 1000.0
 
@@ -49,6 +51,7 @@ class ResultFolder:
         masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
         overlay: also write a video with the masks drawn over the frames.
         extras: which of `EXTRAS` the caller writes into `partial` before the block ends.
+        semantic: also write `semantic/`, an indexed PNG a frame whose values are classes; of sounding objects alone.
 
     Raises:
         InputError: something is there already, the folder cannot be made, or there is no such form of masks. At the
@@ -64,10 +67,11 @@ class ResultFolder:
         masks: str = "png",
         overlay: bool = True,
         extras: Sequence[str] = (),
+        semantic: bool = False,
     ) -> None:
         if masks not in _MASK_FORMATS:
             raise InputError("There is no such form of masks.", expected=", ".join(_MASK_FORMATS), got=masks)
-        self._masks, self._overlay, self._extras = masks, overlay, tuple(extras)
+        self._masks, self._overlay, self._extras, self._semantic = masks, overlay, tuple(extras), semantic
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
         self._done = False
@@ -76,7 +80,9 @@ class ResultFolder:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def write(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch | None = None) -> dict[str, Any]:
+    def write(
+        self, results: Sequence[RvosResult] | AvsRun, source: VideoSource, watch: Watch | None = None
+    ) -> dict[str, Any]:
         """Write what a run came to.
 
         Args:
@@ -88,22 +94,26 @@ class ResultFolder:
             What `result.json` holds. Bytes of a file name that are no UTF-8 are U+FFFD in it.
 
         Raises:
-            InputError: the system refuses to write.
+            InputError: the system refuses to write, or a class map is asked for and there are no categories.
             CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
         watch = watch or Watch()
-        warnings = list(dict.fromkeys(warning for result in results for warning in result.warnings))
+        run = results.report if isinstance(results, AvsRun) else results[0].run
+        general = results.warnings if isinstance(results, AvsRun) else ()
+        warnings = list(dict.fromkeys([*general, *(warning for result in results for warning in result.warnings)]))
         entries = []
         try:
             for result in results:
                 with watch.stage("write"):
                     entries.append({**_entry(result), "masks": self._write_masks(result, len(results), watch)})
+            if isinstance(results, AvsRun) and self._semantic:
+                with watch.stage("write"):
+                    self._write_classes(results)
             if self._overlay:
-                warnings += self._write_overlay(results, source, watch)
-            run = results[0].run
+                warnings += self._write_overlay(results, run.frame_count, source, watch)
             record = {
-                "schema": RESULT_SCHEMA,
+                "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
                 "alref_edge": __version__,
                 "input": {**asdict(run.info), "path": run.video, "frames": run.frame_count},
                 "bundle": {
@@ -115,7 +125,11 @@ class ResultFolder:
                 "device": {"asked": run.device, "providers": dict(run.providers)},
                 "selector": run.selector,
                 "settings": asdict(run.settings),
-                "sentences": entries,
+                **(
+                    {"sound": _sound(results), "objects": entries}
+                    if isinstance(results, AvsRun)
+                    else {"sentences": entries}
+                ),
                 "overlay": OVERLAY if self._overlay else None,
                 "extras": list(self._extras),
                 "counters": dict(run.counters),
@@ -130,10 +144,10 @@ class ResultFolder:
         written: dict[str, Any] = json.loads(text)
         return written
 
-    def _write_masks(self, result: RvosResult, count: int, watch: Watch) -> dict[str, str]:
+    def _write_masks(self, result: MaskResult, count: int, watch: Watch) -> dict[str, str]:
         if self._masks == "none":
             return {"format": "none"}
-        name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.sentence)}"
+        name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
         done, total = result.index * result.frame_count, count * result.frame_count
         where = self.partial / MASKS
         where.mkdir(exist_ok=True)
@@ -151,19 +165,27 @@ class ResultFolder:
             watch.report("masks", done + frame + 1, total)
         return {"format": "png", "folder": f"{MASKS}/{name}"}
 
-    def _write_overlay(self, results: Sequence[RvosResult], source: VideoSource, watch: Watch) -> list[str]:
-        info, count = source.info, results[0].frame_count
+    def _write_classes(self, run: AvsRun) -> None:
+        where = self.partial / SEMANTIC
+        where.mkdir()
+        for frame in range(run.report.frame_count):
+            write_indexed_png(where / f"{frame:05d}.png", run.class_map(frame))
+
+    def _write_overlay(self, results: Sequence[MaskResult], count: int, source: VideoSource, watch: Watch) -> list[str]:
+        info = source.info
         fps = min(max(info.fps, _SLOWEST), _FASTEST)
         times = source.times_s() if info.kind == "video" else None
         last = -1
         with (
             watch.stage("overlay"),
             OverlayWriter(
-                self.partial / OVERLAY, info.width, info.height, fps, labels=[each.sentence for each in results]
+                self.partial / OVERLAY, info.width, info.height, fps, labels=[each.label for each in results]
             ) as writer,
         ):
             for frame, image in source.frames():
-                masks_nhw = np.stack([result.mask(frame) for result in results])
+                masks_nhw = np.zeros((len(results), info.height, info.width), bool)
+                for row, result in enumerate(results):
+                    masks_nhw[row] = result.mask(frame)
                 if times is not None:
                     # A video's clock may be finer than the overlay's.
                     last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
@@ -192,11 +214,11 @@ class ResultFolder:
                     mend="give another name with --out, or replace the result in it with --overwrite.",
                 )
             record = _record_at(path / RESULT)
-            others = names - {RESULT, OVERLAY, MASKS, *_extras_of(record)}
+            others = names - {RESULT, OVERLAY, MASKS, SEMANTIC, *_extras_of(record)}
             if others or record is None:
                 raise InputError(
                     f"The output folder {path} holds something else than a result.",
-                    expected=f"a {RESULT} of {RESULT_SCHEMA} in it, and nothing beside it but what a run leaves",
+                    expected=f"a {RESULT} of {RESULT_SCHEMA} or {AVS_SCHEMA}, and nothing that a run does not leave",
                     got=", ".join(sorted(others)[:3]) or None,
                     mend="give another name with --out, or empty it yourself.",
                 )
@@ -231,15 +253,31 @@ def slug(sentence: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
 
 
-def _entry(result: RvosResult) -> dict[str, Any]:
-    return {
-        "text": result.sentence,
+def _entry(result: MaskResult) -> dict[str, Any]:
+    entry: dict[str, Any] = {
         "pivots": [_pivot(pivot) for pivot in result.pivots],
-        "start_frame": result.start_frame,
-        "fell_back": result.fell_back,
         "considered": [{"frame": frame, **_detections(found)} for frame, found in result.considered.items()],
         "warnings": list(result.warnings),
     }
+    if isinstance(result, RvosResult):
+        return {"text": result.label, "start_frame": result.start_frame, "fell_back": result.fell_back, **entry}
+    if isinstance(result, AvsResult):
+        return {"name": result.label, "seconds": list(result.seconds), **entry}
+    return entry
+
+
+def _sound(run: AvsRun) -> dict[str, Any]:
+    windows = [
+        {
+            "start_s": heard.start_s,
+            "frames": [heard.frames.start, heard.frames.stop],
+            "tags": [asdict(tag) for tag in heard.tags],
+            "segments": [[each.start_s, each.end_s] for each in heard.segments],
+            "silent": list(heard.silent),
+        }
+        for heard in run.heard
+    ]
+    return {"labels": [list(labels) for labels in run.labels], "classes": dict(run.class_of), "windows": windows}
 
 
 def _pivot(pivot: Pivot) -> dict[str, Any]:
@@ -258,7 +296,7 @@ def _record_at(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("schema") == RESULT_SCHEMA else None
+    return record if isinstance(record, dict) and record.get("schema") in (RESULT_SCHEMA, AVS_SCHEMA) else None
 
 
 def _extras_of(record: dict[str, Any] | None) -> list[str]:

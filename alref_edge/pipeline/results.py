@@ -1,27 +1,31 @@
-"""What a run gives back: one frozen result a sentence, its masks read from disk frame by frame."""
+"""What a run gives back: one frozen result a sentence or object, its masks read from disk frame by frame."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
+from alref_edge.errors import InputError
 from alref_edge.media import VideoInfo, VideoSource, encode_rle
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
 
 if TYPE_CHECKING:
+    from alref_edge.pipeline.avs import Heard
     from alref_edge.pipeline.rvos import Query
+
+Self = TypeVar("Self", bound="MaskResult")
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What all sentences of one run have in common.
+    """What all sentences or objects of one run have in common.
 
     Attributes:
         video: path of the video, as it was given.
@@ -49,13 +53,18 @@ class RunReport:
     device: str
     providers: Mapping[str, str]
     selector: str
-    settings: RvosSettings
+    settings: RvosSettings | AvsSettings
     counters: Mapping[str, int]
     timings_s: Mapping[str, float]
 
     @classmethod
     def of(
-        cls, networks: Networks, source: VideoSource, selector: str, settings: RvosSettings, watch: Watch
+        cls,
+        networks: Networks,
+        source: VideoSource,
+        selector: str,
+        settings: RvosSettings | AvsSettings,
+        watch: Watch,
     ) -> RunReport:
         """The report of a run that is done."""
         bundle = networks.bundle
@@ -77,47 +86,28 @@ class RunReport:
 
 
 @dataclass(frozen=True)
-class RvosResult:
-    """What one sentence came to. A context manager, which gives the masks' disk space back at its end.
+class MaskResult:
+    """Masks of one thing in a video. A context manager, which gives the masks' disk space back at its end.
 
-    The masks of a run's sentences lie in one file: closing one result closes them all. It closes by itself when the
-    last of them is forgotten.
+    The masks of a run lie in one file: closing one result closes them all. It closes by itself when the last of them is
+    forgotten.
 
     Attributes:
-        index: number of the sentence, from 0.
-        sentence: the sentence.
+        index: number of the sentence or object, from 0.
+        label: what was looked for.
         pivots: frames and boxes from which it was tracked, ascending; none if no box was found.
-        considered: the boxes looked at, by frame, best first.
-        start_frame: the pivot from which tracking began; None without one.
-        fell_back: whether frame 0 had to serve, no segment having a pivot.
+        considered: the boxes looked at, by frame, as they were shown to the selector.
         warnings: what the user should know.
-        run: what all sentences of the run have in common.
+        run: what all results of the run have in common.
     """
 
     index: int
-    sentence: str
+    label: str
     pivots: tuple[Pivot, ...]
     considered: Mapping[int, Detections]
-    start_frame: int | None
-    fell_back: bool
     warnings: tuple[str, ...]
     run: RunReport
     _masks: MaskStore = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, index: int, query: Query, general: Sequence[str], report: RunReport, masks: MaskStore) -> RvosResult:
-        """The result of a query that went through the method."""
-        return cls(
-            index=index,
-            sentence=query.text,
-            pivots=tuple(query.pivots),
-            considered=dict(sorted(query.considered.items())),
-            start_frame=query.start if query.pivots else None,
-            fell_back=query.fell_back,
-            warnings=(*general, *query.warnings),
-            run=report,
-            _masks=masks,
-        )
 
     @property
     def frame_count(self) -> int:
@@ -146,8 +136,193 @@ class RvosResult:
         """Give back the disk space of the run's masks."""
         self._masks.close()
 
-    def __enter__(self) -> RvosResult:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class RvosResult(MaskResult):
+    """What one sentence came to; `label` is the sentence.
+
+    Attributes:
+        start_frame: the pivot from which tracking began; None without one.
+        fell_back: whether frame 0 had to serve, no segment having a pivot.
+    """
+
+    start_frame: int | None
+    fell_back: bool
+
+    @classmethod
+    def of(cls, index: int, query: Query, general: Sequence[str], report: RunReport, masks: MaskStore) -> RvosResult:
+        """The result of a query that went through the method."""
+        return cls(
+            index=index,
+            label=query.text,
+            pivots=tuple(query.pivots),
+            considered=dict(sorted(query.considered.items())),
+            warnings=(*general, *query.warnings),
+            run=report,
+            _masks=masks,
+            start_frame=query.start if query.pivots else None,
+            fell_back=query.fell_back,
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The sentence."""
+        return self.label
+
+
+@dataclass(frozen=True)
+class AvsResult(MaskResult):
+    """An object that sounds at times; `label` is its category. Its masks are empty where it does not sound.
+
+    Attributes:
+        sounds_t: whether it sounds on each frame, bool `[T]`.
+        seconds: the seconds of the video in which it sounds.
+    """
+
+    sounds_t: np.ndarray = field(repr=False, compare=False)
+    seconds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The category."""
+        return self.label
+
+    def mask(self, frame: int) -> np.ndarray:
+        """See `MaskResult.mask`; empty where the object does not sound."""
+        tracked_hw = self.tracked(frame)
+        return tracked_hw if self.sounds_t[frame] else np.zeros_like(tracked_hw)
+
+    def tracked(self, frame: int) -> np.ndarray:
+        """Its mask on a frame whether it sounds or not, bool `[H, W]`. Errors as of `mask`."""
+        return super().mask(frame)
+
+
+@dataclass(frozen=True, eq=False)
+class AvsRun(Sequence[AvsResult]):
+    """The objects that sound in a video, and what was heard. Nothing at all may sound. A context manager.
+
+    Attributes:
+        objects: each category once, in the order in which they were first heard of.
+        heard: what was found out about each window.
+        labels: the names of what sounds in each second of the video.
+        warnings: what the user should know of the whole.
+        report: what was run, and how long it took.
+        class_of: class of each category by name, its number in the settings' `categories` counted from 1; where it is
+            none of them, that of the nearest; empty if there are no categories.
+        wave_16khz: the sound, float32 `[samples]`, from the first frame on.
+    """
+
+    objects: tuple[AvsResult, ...]
+    heard: tuple[Heard, ...]
+    labels: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+    report: RunReport
+    class_of: Mapping[str, int]
+    wave_16khz: np.ndarray = field(repr=False)
+    _second_of_frame: np.ndarray = field(repr=False)
+    _masks: MaskStore = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        found: Sequence[Heard],
+        warnings: Sequence[str],
+        report: RunReport,
+        class_of: Mapping[str, int],
+        wave_16khz: np.ndarray,
+        second_of_frame: np.ndarray,
+        masks: MaskStore,
+    ) -> AvsRun:
+        """The run that found this."""
+        objects = []
+        for index, name in enumerate(dict.fromkeys(each.name for heard in found for each in heard.objects)):
+            mine = [each for heard in found for each in heard.objects if each.name == name]
+            seconds = [h.start_s + s for h in found for s, names in enumerate(h.labels) if name in names]
+            objects.append(
+                AvsResult(
+                    index=index,
+                    label=name,
+                    pivots=tuple(each.pivot for each in mine if each.pivot is not None),
+                    considered={each.frame: each.considered for each in mine},
+                    warnings=tuple(warning for each in mine for warning in each.warnings),
+                    run=report,
+                    _masks=masks,
+                    sounds_t=np.isin(second_of_frame, seconds),
+                    seconds=tuple(seconds),
+                )
+            )
+        labels: list[tuple[str, ...]] = [()] * (int(second_of_frame[-1]) + 1)
+        for heard in found:
+            labels[heard.start_s : heard.start_s + len(heard.labels)] = heard.labels
+        return cls(
+            objects=tuple(objects),
+            heard=tuple(found),
+            labels=tuple(labels),
+            warnings=tuple(warnings),
+            report=report,
+            class_of=class_of,
+            wave_16khz=wave_16khz,
+            _second_of_frame=second_of_frame,
+            _masks=masks,
+        )
+
+    def mask(self, frame: int) -> np.ndarray:
+        """The pixels of everything that sounds on a frame, bool `[H, W]`. Errors as of `MaskResult.mask`."""
+        self._check(frame)
+        info = self.report.info
+        merged_hw = np.zeros((info.height, info.width), bool)
+        for each in self.objects:
+            merged_hw |= each.mask(frame)
+        return merged_hw
+
+    def class_map(self, frame: int) -> np.ndarray:
+        """The class of what sounds at each pixel, uint8 `[H, W]`, 0 where nothing does: later labels over earlier ones.
+
+        Raises:
+            InputError: the settings have no categories, or as of `mask`.
+        """
+        self._check(frame)
+        if not self.class_of and self.objects:
+            raise InputError(
+                "A class map needs the categories that there are.",
+                expected="the setting `categories`",
+                mend="name them, one a line, with --categories FILE.",
+            )
+        info = self.report.info
+        classes_hw = np.zeros((info.height, info.width), np.uint8)
+        by_name = {each.name: each for each in self.objects}
+        for name in self.labels[self._second_of_frame[frame]]:
+            classes_hw[by_name[name].mask(frame)] = self.class_of[name]
+        return classes_hw
+
+    def _check(self, frame: int) -> None:
+        if not 0 <= frame < len(self._second_of_frame):
+            raise InputError(
+                "The video has no such frame.", expected=f"0 to {len(self._second_of_frame) - 1}", got=frame
+            )
+
+    def close(self) -> None:
+        """Give back the disk space of the masks."""
+        self._masks.close()
+
+    def __enter__(self) -> AvsRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    @overload
+    def __getitem__(self, index: int) -> AvsResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[AvsResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> AvsResult | tuple[AvsResult, ...]:
+        return self.objects[index]

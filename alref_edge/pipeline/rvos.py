@@ -81,7 +81,13 @@ def segment_video(
         cache_bytes: see `ObjectTracking`.
     """
     watch.counters.frames = source.frame_count()
-    grounder = Grounder(lambda: networks.detector, settings, watch)
+    grounder = Grounder(
+        lambda: networks.detector,
+        settings.box_threshold,
+        settings.text_threshold,
+        lambda found: found.top(settings.boxes_per_frame),
+        watch,
+    )
     for query in queries:
         _check_given(query, source)
         if not query.given:
@@ -97,7 +103,7 @@ def segment_video(
             ]
             _prompt(tracking, queries, found, images)
         lost = [(number, query) for number, query in enumerate(queries) if not query.pivots]
-        found = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder)]
+        found = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder, settings)]
         _prompt(tracking, queries, found, grounder.images)
         _follow(tracking, queries, watch, masks)
     finally:
@@ -169,9 +175,10 @@ def _ground(query: Query, grounder: Grounder, segment: Segment, frame: int) -> D
     return query.considered[frame]
 
 
-def _fall_back(query: Query, grounder: Grounder) -> list[Pivot]:
+def _fall_back(query: Query, grounder: Grounder, settings: RvosSettings) -> list[Pivot]:
     """No segment gave a pivot: the best box on frame 0 at lower thresholds, or nothing."""
-    found = grounder.fallback(query.text)
+    thresholds = settings.fallback_box_threshold, settings.fallback_text_threshold
+    found = grounder.detect(0, query.text, *thresholds).top(1)
     if not query.considered.get(0):
         query.considered[0] = found
     pivot = pivot_of(0, found)

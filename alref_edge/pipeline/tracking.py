@@ -6,6 +6,7 @@ Whatever finds the boxes (a sentence here, a sound elsewhere), this is what foll
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -15,14 +16,14 @@ from alref_edge.media import VideoSource
 from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.pipeline.settings import TrackingSettings
 
 FEATURE_CACHE_BYTES = 1 << 30
 """Tracker features of pivot frames that are kept from prompting to the sweeps."""
 
 
 class ObjectTracking:
-    """The objects of one video, numbered by the caller.
+    """The objects of one video, or of a stretch of it, numbered by the caller. Frames are those of the video.
 
     Args:
         networks: SAM 2 is taken from them.
@@ -30,19 +31,21 @@ class ObjectTracking:
         settings: options of the tracker.
         watch: counts and times.
         cache_bytes: features of pivot frames kept for the sweeps; a frame over it is encoded again.
+        stretch: frames that are tracked; the whole video if None.
     """
 
     def __init__(
         self,
         networks: Networks,
         source: VideoSource,
-        settings: RvosSettings,
+        settings: TrackingSettings,
         watch: Watch,
         cache_bytes: int = FEATURE_CACHE_BYTES,
+        stretch: range | None = None,
     ) -> None:
         self._source = source
         self._watch = watch
-        self._frame_count = source.frame_count()
+        self._stretch = stretch or range(source.frame_count())
         self._cache: dict[int, FrameFeatures] = {}
         self._cache_room = cache_bytes
         self._pivots: dict[int, set[int]] = {}
@@ -52,7 +55,7 @@ class ObjectTracking:
             self._networks = networks
             self._state = networks.tracker(
                 fill_hole_area=settings.fill_hole_area, max_pivots_in_attention=settings.max_pivots_in_attention
-            ).start(self._frame_count, source.info.height, source.info.width)
+            ).start(len(self._stretch), source.info.height, source.info.width)
 
     def prompt(self, frame: int, image_hw3_u8: np.ndarray, boxes: Mapping[int, np.ndarray]) -> None:
         """Turn pivot boxes of one frame into masks, and give the masks to the tracker as prompts.
@@ -68,7 +71,7 @@ class ObjectTracking:
             masks_nhw, _, _ = self._predictor(frame, image_hw3_u8).predict_boxes(np.stack(list(boxes.values())))
             features = self._cache.get(frame) or self._state.encode(image_hw3_u8)
             for item, mask_hw in zip(boxes, masks_nhw, strict=True):
-                self._state.add_mask(frame, item, mask_hw, features)
+                self._state.add_mask(frame - self._stretch.start, item, mask_hw, features)
         self._pivots.setdefault(frame, set()).update(boxes)
         if frame not in self._cache and features.nbytes <= self._cache_room:
             self._cache[frame] = features
@@ -85,14 +88,14 @@ class ObjectTracking:
         return self._predictors[slot]
 
     def sweep(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
-        """Follow every object from its own start to the end of the video, or back to its beginning.
+        """Follow every object from its own start to the end of the stretch, or back to its beginning.
 
         The frames are decoded once and encoded once for all objects; frames that no object needs are not visited.
         Forward comes first: the backward sweep remembers what the forward one saw around each start.
 
         Args:
             starts: object to frame.
-            reverse: toward frame 0.
+            reverse: toward the first frame.
 
         Yields:
             One result a frame, of the objects that were reached.
@@ -102,33 +105,35 @@ class ObjectTracking:
         """
         name = "backward" if reverse else "forward"
         self._drop_useless_features(len(starts))
+        begin, end = self._stretch.start, self._stretch.stop
         first = max(starts.values()) if reverse else min(starts.values())
-        total = first + 1 if reverse else self._frame_count - first
-        if reverse and first == 0:
+        total = first + 1 - begin if reverse else end - first
+        if reverse and first == begin:
             return
         before, again = self._source.decoded, 0
 
-        def cached(frame: int) -> FrameFeatures | None:
+        def cached(index: int) -> FrameFeatures | None:
             nonlocal again
-            again += frame in self._pivots and frame not in self._cache
-            return self._cache.get(frame)
+            again += index + begin in self._pivots and index + begin not in self._cache
+            return self._cache.get(index + begin)
 
-        frames = self._source.frames_reversed(0, first + 1) if reverse else self._source.frames(first)
+        source = self._source
+        frames = source.frames_reversed(begin, first + 1) if reverse else source.frames(first, end)
         results = self._state.propagate(
-            self._watch.over("decode", frames),
+            ((frame - begin, image) for frame, image in self._watch.over("decode", frames)),
             reverse=reverse,
-            starts=cast("Mapping[Hashable, int]", starts),
+            starts=cast("Mapping[Hashable, int]", {item: frame - begin for item, frame in starts.items()}),
             features=cached,
         )
         done = 0
         for result in self._watch.over("track", results):
-            yield result
+            yield replace(result, frame=result.frame + begin)
             done += 1
             self._watch.report(name, done, total)
         if done != total:
             raise MediaError(
                 f"{self._source.path} ended early.",
-                expected=f"{self._frame_count} frames",
+                expected=f"{end} frames",
                 got=f"{done} of the {total} frames of the {name} sweep",
                 mend="copy the file again, or repair it: ffmpeg -i IN -c:v libx264 OUT.mp4",
             )

@@ -37,6 +37,7 @@ def time_chart(
     seconds: float,
     pivots: Sequence[int] = (),
     absent_t: np.ndarray | None = None,
+    absence: str = "out of sight",
 ) -> Html:
     """Values over a video's frames.
 
@@ -48,13 +49,14 @@ def time_chart(
         seconds: the video's length.
         pivots: frames that are marked.
         absent_t: bool `[T]`: frames whose background is shaded, where there is nothing to be found.
+        absence: what such a frame is called.
     """
     frames = len(lines[0].values_t)
     step = _WIDTH / frames
     drawn = [
         *(
             element("rect", class_="absent", x=_number(start * step), y=0, width=_number(count * step), height=_HEIGHT)
-            for start, count in ([] if absent_t is None else _stretches(absent_t))
+            for start, count in ([] if absent_t is None else stretches(absent_t))
         ),
         *(element("line", class_="rule", x1=0, x2=_WIDTH, y1=y, y2=y) for y in (0, _HEIGHT / 2, _HEIGHT)),
         *(
@@ -76,7 +78,7 @@ def time_chart(
     )
     keys = [(line.name, line.style) for line in lines]
     keys += [("pivot", "pivot")] if len(pivots) else []
-    keys += [("out of sight", "absent")] if absent_t is not None and absent_t.any() else []
+    keys += [(absence, "absent")] if absent_t is not None and absent_t.any() else []
     return element(
         "div",
         element("div", *(element("span", f"{value:.3g}{unit}") for value in (top, top / 2, 0)), class_="y"),
@@ -130,7 +132,7 @@ def _points(values_t: np.ndarray, top: float) -> str:
     return " ".join(f"{_number(one)},{_number(other)}" for one, other in zip(x, y, strict=True))
 
 
-def _stretches(flags_t: np.ndarray) -> list[tuple[int, int]]:
+def stretches(flags_t: np.ndarray) -> list[tuple[int, int]]:
     """First frame and length of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags_t, [False]]).astype(np.int8)))
     return [(int(start), int(end - start)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from alref_edge.media import object_colour
-from alref_edge.report.charts import bars
+from alref_edge.report.charts import bars, stretches
 from alref_edge.report.markup import Html, element, given
-from alref_edge.report.truth import Truth
+from alref_edge.report.shown import Shown, name_of
 
 _STAGES = {
     "load": "graphs made ready",
     "decode": "frames out of the video",
-    "ground": "boxes for the sentences",
+    "listen": "what is heard, and when",
+    "ground": "boxes for words",
     "prompt": "boxes to masks on pivot frames",
     "track": "masks through the video",
     "masks": "masks kept",
@@ -25,19 +28,22 @@ _MOST_BOXES = 45
 _MOST_WARNINGS = 30
 
 
-def tiles(record: Mapping[str, Any], truth: Sequence[Truth] | None) -> Html:
+def tiles(shown: Shown) -> Html:
     """The figures that a reader looks for first."""
-    video, sentences = record["input"], record["sentences"]
-    shown = [
-        ("sentences", str(len(sentences))),
+    record, video = shown.record, shown.record["input"]
+    figures = [
+        (shown.what, str(len(shown.entries))),
         ("frames", str(video["frames"])),
         ("length", f"{video['frames'] / video['fps']:.1f} s"),
         ("time taken", f"{sum(record['timings_s'].values()):.1f} s"),
     ]
-    if truth:
-        shown.insert(0, ("mean J&F", f"{_mean([each.scores.j_and_f for each in truth]):.3f}"))
+    if "sound" in record:
+        labels = record["sound"]["labels"]
+        figures.insert(1, ("seconds with sound", f"{sum(map(bool, labels))} of {len(labels)}"))
+    if shown.truth:
+        figures.insert(0, ("mean J&F", f"{_mean([each.scores.j_and_f for each in shown.truth]):.3f}"))
     return element(
-        "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in shown), class_="tiles"
+        "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in figures), class_="tiles"
     )
 
 
@@ -80,9 +86,12 @@ def trained_badge(trained: bool) -> Html:
     )
 
 
-def overview(record: Mapping[str, Any], truth: Sequence[Truth] | None) -> Html:
-    """A row for each sentence, with its scores where there is a truth."""
-    entries = record["sentences"]
+def overview(shown: Shown) -> Html:
+    """A row for each sentence or object, with its scores where there is a truth."""
+    entries, truth, sounds = shown.entries, shown.truth, shown.what == "objects"
+    if not entries:
+        nothing = element("p", "Nothing was found that sounds and is in view, so there are no masks.")
+        return element("section", element("h2", "Objects"), nothing)
     measures = ("j", "f", "j_and_f")
     rows = []
     for number, entry in enumerate(entries[:_MOST_ROWS]):
@@ -92,11 +101,13 @@ def overview(record: Mapping[str, Any], truth: Sequence[Truth] | None) -> Html:
             else [max((pivot["score"] for pivot in entry["pivots"]), default=None)]
         )
         cells = [
-            element("th", swatch(number), given(entry["text"]), scope="row"),
+            element("th", swatch(number), given(name_of(entry)), scope="row"),
             element("td", _frames(entry["pivots"]), class_="beside"),
-            element("td", truth[number].kind, class_="beside") if truth else None,
+            element("td", seconds_in_words(entry["seconds"]), class_="beside") if sounds else None,
+            element("td", truth[number].kind, class_="beside") if truth and not sounds else None,
         ]
         rows.append(element("tr", *cells, *(_figure(value) for value in figures)))
+    fourth = [("Sounds in", "beside")] if sounds else [("Kind", "beside")] if truth else []
     if truth and len(truth) > 1:
         means = [_mean([getattr(each.scores, name) for each in truth]) for name in measures]
         beside = element("td", class_="beside")
@@ -105,12 +116,12 @@ def overview(record: Mapping[str, Any], truth: Sequence[Truth] | None) -> Html:
     note = (
         "J: overlap with the truth. F: agreement of the contours. 0 to 1, as DAVIS defines them, mean over all frames."
     )
-    heads = [("Sentence", None), ("Pivots", "beside"), *([("Kind", "beside")] if truth else [])]
+    heads = [(shown.what.removesuffix("s").title(), None), ("Pivots", "beside"), *fourth]
     return element(
         "section",
-        element("h2", "Sentences"),
+        element("h2", shown.what.title()),
         _table([*heads, *((name, "number") for name in (("J", "F", "J&F") if truth else ("Best score",)))], rows),
-        _left_out(len(entries) - _MOST_ROWS, "sentences"),
+        _left_out(len(entries) - _MOST_ROWS, shown.what),
         element("p", note, class_="soft") if truth else None,
     )
 
@@ -191,6 +202,13 @@ def _counts(values: Mapping[str, Any]) -> Html:
         for name, value in values.items()
     ]
     return element("dl", *rows, class_="counts")
+
+
+def seconds_in_words(seconds: Sequence[int], most: int = 8) -> str:
+    """Seconds in words, neighbours joined: "0 to 2 s, 4 to 5 s"; "none"."""
+    sounds_s = np.isin(np.arange(max(seconds, default=0) + 1), seconds)
+    spans = [f"{start} to {start + count} s" for start, count in stretches(sounds_s)]
+    return ", ".join(spans[:most] + (["…"] if len(spans) > most else [])) or "none"
 
 
 def _frames(pivots: Sequence[Mapping[str, Any]]) -> str:

@@ -6,15 +6,22 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alref_edge.media import object_colour
+from alref_edge.models.audio.log_mel import MEL_BANDS, PATCH_FRAMES, SAMPLE_RATE, SHIFT_SAMPLES, log_mel_patches
 from alref_edge.report.markup import Html, element
 
 _QUALITY = 80
 _DIMMED = 0.55
+_MOST_COLUMNS = 1000
+# Of log-mel values, which are natural logarithms of magnitudes: 60 dB, and what is as far above no sound at all.
+_RANGE = 60 * np.log(10) / 20
+_FAINT = 0.0
+_HEAT = ((12, 16, 38), (52, 38, 108), (150, 48, 112), (232, 106, 72), (252, 222, 150))
 
 
 @dataclass
@@ -31,15 +38,49 @@ class Album:
 
     def picture(self, image_hw3_u8: np.ndarray, alt: str) -> Html | None:
         """An `img` element that holds its picture, RGB uint8 `[H, W, 3]`; None where there is no room for it."""
+        options = {"quality": _QUALITY, "subsampling": 0, "optimize": True}
+        return self._kept(Image.fromarray(image_hw3_u8), alt, "jpeg", options)
+
+    def drawing(self, image: Image.Image, alt: str) -> Html | None:
+        """The same of an image that is kept as it is, to the pixel."""
+        return self._kept(image, alt, "png", {"optimize": True})
+
+    def _kept(self, image: Image.Image, alt: str, form: str, options: dict[str, Any]) -> Html | None:
         file = io.BytesIO()
-        Image.fromarray(image_hw3_u8).save(file, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
-        address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        image.save(file, form, **options)
+        address = f"data:image/{form};base64," + base64.b64encode(file.getvalue()).decode("ascii")
         if len(address) > self.room:
             self.refused += 1
             return None
         self.room -= len(address)
-        height, width = image_hw3_u8.shape[:2]
-        return element("img", src=address, alt=alt, width=width, height=height)
+        return element("img", src=address, alt=alt, width=image.width, height=image.height)
+
+
+def spectrogram(wave_16khz: np.ndarray, seconds: int) -> Image.Image:
+    """The log-mel spectrogram that YAMNet sees, low notes at the bottom, time from left to right.
+
+    Args:
+        wave_16khz: float `[samples]` in [-1, 1]; what is beyond `seconds` is left out, what is missing is silence.
+        seconds: from the left edge to the right one.
+
+    Returns:
+        An image with a palette, 128 high and at most 1000 wide: from the loudest sound there is, or a faint one, down
+        to 60 dB below it.
+    """
+    wave = np.zeros(seconds * SAMPLE_RATE, np.float32)
+    heard = wave_16khz[: len(wave)]
+    wave[: len(heard)] = heard
+    patches_ptb = log_mel_patches(wave, hop_s=PATCH_FRAMES * SHIFT_SAMPLES / SAMPLE_RATE)
+    mel_tb = patches_ptb.reshape(-1, MEL_BANDS)[: len(wave) // SHIFT_SAMPLES]
+    columns = np.array_split(mel_tb, min(len(mel_tb), _MOST_COLUMNS))
+    mel_bt = np.stack([column.mean(axis=0) for column in columns], axis=1)[::-1]
+    top = max(float(mel_bt.max()), _FAINT)
+    shades = 255 * np.clip(1 + (mel_bt - top) / _RANGE, 0, 1)
+    image = Image.fromarray(shades.astype(np.uint8).repeat(2, axis=0), "P")
+    stops = np.linspace(0, 255, len(_HEAT))
+    palette = [np.interp(np.arange(256), stops, channel) for channel in np.array(_HEAT).T]
+    image.putpalette(np.stack(palette, axis=1).astype(np.uint8).tobytes())
+    return image
 
 
 def shrunk(image_hw3_u8: np.ndarray, side: int) -> np.ndarray:

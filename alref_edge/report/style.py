@@ -96,6 +96,30 @@ svg * { vector-effect: non-scaling-stroke; }
 .line.j { stroke: var(--j); }
 .line.f { stroke: var(--f); stroke-dasharray: 5 3; }
 .pivot { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 2 3; }
+.timeline {
+  display: grid; grid-template-columns: minmax(56px, max-content) minmax(0, 1fr); gap: 3px 10px; align-items: center;
+}
+.timeline > div { min-width: 0; font-size: 13px; line-height: 1.3; overflow-wrap: anywhere; }
+.timeline > div:nth-child(odd) { max-width: 170px; }
+.timeline svg, .timeline img { display: block; width: 100%; height: 22px; }
+.timeline img { height: 128px; border-radius: 4px; }
+.timeline .hertz {
+  height: 128px; display: flex; flex-direction: column; justify-content: space-between; color: var(--soft);
+}
+.timeline .swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px; vertical-align: -1px; }
+.timeline .axis { height: 18px; overflow: visible; font-size: 13px; fill: var(--soft); }
+path.rule { fill: none; }
+.border { fill: none; stroke: var(--soft); stroke-width: 1.5; }
+.segment { fill: var(--soft); fill-opacity: 0.75; }
+.segment.other { fill-opacity: 0.35; }
+.tag { fill: var(--j); }
+.sounds { stroke: var(--soft); stroke-width: 0.5; }
+.truth { fill: var(--ink); }
+.silence { fill: var(--soft); }
+.timeline + p { margin-top: 8px; }
+.counts.whole { columns: 1; }
+.counts.whole dt { white-space: nowrap; }
+h2.part { font-size: 22px; margin: 36px 0 0; }
 .bars { display: grid; grid-template-columns: max-content 1fr; gap: 6px 16px; margin: 0; }
 .bars dt small { display: block; line-height: 1.2; }
 .bars dd { margin: 0; display: grid; grid-template-columns: 1fr 112px; gap: 12px; align-items: center; }
@@ -123,6 +147,7 @@ details > .wide, details > dl { margin-top: 8px; }
   .facts { grid-template-columns: 1fr; gap: 0; }
   .facts dd { margin-bottom: 8px; }
   .beside { display: none; }
+  .timeline > div:nth-child(odd) { max-width: 92px; }
   .bars { grid-template-columns: 1fr; gap: 0; }
   .bars dd { margin-bottom: 8px; }
   .bars dt small { display: inline; margin-left: 8px; }

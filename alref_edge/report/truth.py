@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alref_edge.metrics import JAndF, j_and_f
-from alref_edge.pipeline.results import RvosResult
+from alref_edge.pipeline.results import MaskResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Truth:
     kind: str = ""
 
     @classmethod
-    def of(cls, result: RvosResult, mask: Callable[[int], np.ndarray], kind: str = "") -> Truth:
+    def of(cls, result: MaskResult, mask: Callable[[int], np.ndarray], kind: str = "") -> Truth:
         """Compare a result with the truth, frame by frame.
 
         Raises:

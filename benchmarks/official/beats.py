@@ -8,7 +8,7 @@ REQUEST.json holds `checkpoint` (a fine-tuned `.pt`), `ontology` (AudioSet's `on
 names), and `runs`: a list of `{"name", "wave"}`, each wave a `.npy` of float32 `[samples]` at 16 kHz. Each run becomes
 `OUT/<name>.npz`; one that is there already is not run again.
 
-The official files are no package: they lie in the folder that ALREF_BEATS names, else where `install.sh` puts them.
+The official files are no package: they lie in the folder that ALREF_BEATS names, `beats` of a clone of unilm.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def code_folder() -> Path:
     Raises:
         FileNotFoundError: they are not there.
     """
-    folder = Path(os.environ.get("ALREF_BEATS", Path(sys.prefix) / "src" / "unilm" / "beats"))
-    if not all((folder / name).is_file() for name in FILES):
+    named = os.environ.get("ALREF_BEATS")
+    folder = Path(named or "")
+    if not named or not all((folder / name).is_file() for name in FILES):
         raise FileNotFoundError(
-            f"no {', '.join(FILES)} in {folder}: run benchmarks/official/install.sh, or set ALREF_BEATS to a clone's "
-            "unilm/beats"
+            f"ALREF_BEATS names no folder with {', '.join(FILES)} ({named}): clone microsoft/unilm, name its `beats`"
         )
     return folder
 

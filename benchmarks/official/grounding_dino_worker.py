@@ -3,7 +3,7 @@
     python -m benchmarks.official.grounding_dino_worker SETTINGS.json
 
 SETTINGS.json holds `variant`, `checkpoint`, `vocab`, `image` (`.npy`, float32 `[3, H, W]`, normalised), `caption` and
-`threads`. After `ready`, each line of the input names a part; it is run once and answered by `done`.
+`threads`. The parts, for `serving.serve`: "backbone", "text_encoder", "caption" on an image that is encoded, "whole".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.official.grounding_dino import build_official
+from benchmarks.official.serving import serve
 
 
 def main(argv: list[str]) -> int:
@@ -59,11 +60,7 @@ def main(argv: list[str]) -> int:
         # With the projection of the image's features, which our backbone graph holds: a hundredth of the work.
         "caption": lambda: run(encoded),
     }
-    print("ready", flush=True)
-    with torch.inference_mode():
-        for line in sys.stdin:
-            parts[line.strip()]()
-            print("done", flush=True)
+    serve(parts)
     return 0
 
 

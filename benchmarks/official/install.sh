@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Make the reference environment: the official code that parity is measured against. Usage: install.sh FOLDER
+# The official BEATs is no package: clone microsoft/unilm, and name its folder beats in ALREF_BEATS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${1:?usage: install.sh FOLDER}
@@ -9,6 +10,8 @@ pip=("$venv/bin/pip" install -q -c "$here/constraints.txt")
 "${pip[@]}" transformers hydra-core iopath addict yapf scipy opencv-python-headless einops pycocotools av tqdm pillow psutil matplotlib
 # The rest would pull other versions of torch, OpenCV or supervision than those that work together.
 "${pip[@]}" --no-deps torchvision timm supervision peft accelerate pyDeprecate defusedxml languagebind
+# Of torchaudio only compliance/kaldi.py is wanted: it lies beside the packages, which would look for the whole.
+"${pip[@]}" --no-deps --upgrade --target "$venv/src" torchaudio
 SAM2_BUILD_CUDA=0 "${pip[@]}" --no-deps --no-build-isolation sam2 groundingdino-py
 "$venv/bin/python" -c "
 import sys; sys.path.insert(0, '$here/../..')

@@ -23,13 +23,13 @@ import numpy as np
 def stub_torchaudio() -> ModuleType:
     """Puts a `torchaudio` into `sys.modules` that holds the true `compliance.kaldi` and nothing else; returns that.
 
-    The file is looked for in the folder that ALREF_TORCHAUDIO names (an unpacked wheel), then along `sys.path`.
+    The file is looked for in the folder that ALREF_TORCHAUDIO names (an unpacked wheel), else where `install.sh` puts
+    it.
     """
-    places = [os.environ.get("ALREF_TORCHAUDIO"), *sys.path]
-    files = [Path(place) / "torchaudio" / "compliance" / "kaldi.py" for place in places if place]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise SystemExit("no torchaudio/compliance/kaldi.py: pip install --no-deps torchaudio==2.11.0")
+    folder = Path(os.environ.get("ALREF_TORCHAUDIO", Path(sys.prefix) / "src"))
+    file = folder / "torchaudio" / "compliance" / "kaldi.py"
+    if not file.is_file():
+        raise SystemExit(f"no {file}: run benchmarks/official/install.sh, or set ALREF_TORCHAUDIO to an unpacked wheel")
     package, functional = ModuleType("torchaudio"), ModuleType("torchaudio.functional")
     compliance = ModuleType("torchaudio.compliance")
     name = "torchaudio.compliance.kaldi"

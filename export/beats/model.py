@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.beats.configs import BeatsConfig
+from export.gelu import gelu
 
 # Logits of attention are kept smaller by this until the softmax, so that float16 can hold them; a power of two, which
 # rounds nothing. The official code does the same.
@@ -56,7 +57,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer_norm_first = config.layer_norm_first
         self.max_distance = config.max_distance
-        self.pos_conv = nn.Sequential(PositionalConvolution(config), nn.GELU())
+        self.pos_conv = nn.Sequential(PositionalConvolution(config))  # as the weights are named
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
         table = None
         if config.relative_position_embedding:
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, table) for _ in range(config.encoder_layers))
 
     def forward(self, tokens_bld: Tensor) -> Tensor:
-        tokens_bld = tokens_bld + self.pos_conv(tokens_bld.transpose(1, 2)).transpose(1, 2)
+        tokens_bld = tokens_bld + gelu(self.pos_conv(tokens_bld.transpose(1, 2))).transpose(1, 2)
         if not self.layer_norm_first:
             tokens_bld = self.layer_norm(tokens_bld)
         bias_hll = self.position_bias(tokens_bld.shape[1])
@@ -116,7 +117,7 @@ class Layer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
-        self.activation = nn.GELU() if config.activation_fn == "gelu" else nn.ReLU()
+        self.activation = gelu if config.activation_fn == "gelu" else functional.relu
         self.norm_first = config.layer_norm_first
         self.residual_scale = (2 * config.encoder_layers) ** 0.25 if config.deep_norm else 1.0
 

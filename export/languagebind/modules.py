@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from export.gelu import gelu
 from export.languagebind.configs import AudioConfig, EncoderConfig, TextConfig
 
 
@@ -46,7 +46,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(functional.gelu(x) if self.activation == "gelu" else x * torch.sigmoid(1.702 * x))
+        return self.fc2(gelu(x) if self.activation == "gelu" else x * torch.sigmoid(1.702 * x))
 
 
 class Layer(nn.Module):

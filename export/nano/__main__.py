@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from alref_edge.errors import AlrefError, InputError
 from export.nano.training import Recipe, plot, train
 
+# Module and class of each network's task; steps, largest learning rate, share of the steps over which it falls.
+_NETWORKS = {
+    "sam2": ("sam2", "Sam2Task", 8000, 8e-4, 0.6),
+    "grounding_dino": ("grounding_dino", "GroundingDinoTask", 4300, 1e-3, 0.25),
+    "beats_as20k": ("beats", "As20kTask", 900, 2e-3, 0.4),
+    "beats_as2m": ("beats", "As2mTask", 700, 2e-3, 0.4),
+    "languagebind": ("languagebind", "LanguageBindTask", 1000, 2e-3, 0.4),
+    "yamnet": ("yamnet", "YamNetTask", 900, 3e-3, 0.4),
+}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.nano",
-        description="Train a nano network on generated scenes. Run the same command again to go on.",
+        description="Train a nano network on generated scenes and sounds. Run the same command again to go on.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, steps, rate, decay in (("sam2", 8000, 8e-4, 0.6), ("grounding_dino", 4300, 1e-3, 0.25)):
+    for name, (_, _, steps, rate, decay) in _NETWORKS.items():
         sub = commands.add_parser(name)
         sub.add_argument("--folder", required=True, type=Path, help="of the run: state, log, checkpoint")
         sub.add_argument("--steps", type=int, default=steps, help=f"in all, over every stretch (default {steps})")
@@ -33,8 +44,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--initial", type=Path, help="an official checkpoint to start from, where there is no state yet"
         )
+        sub.add_argument(
+            "--start", type=int, default=0, help="the recipe's step to start at with --initial (default 0)"
+        )
     drawing = commands.add_parser("plot", help="draw a run's curves")
     drawing.add_argument("folder", type=Path)
+    hearing = commands.add_parser("hear", help="how well a bundle's audio networks hear the tracks of unseen scenes")
+    hearing.add_argument("bundle", type=Path)
+    hearing.add_argument("--first", type=int, default=0, help="seed of the first scene (default 0)")
+    hearing.add_argument("--count", type=int, default=100, help="scenes (default 100)")
+    hearing.add_argument("--precision", default="float32", help="of the graphs (default float32)")
     return parser
 
 
@@ -45,13 +64,20 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.command == "plot":
             print(plot(arguments.folder))
             return 0
+        if arguments.command == "hear":
+            from alref_edge.bundle import Bundle
+            from export.nano.hearing import hear
+
+            bundle = Bundle.open(arguments.bundle)
+            for name, figures in hear(bundle, arguments.first, arguments.count, precision=arguments.precision).items():
+                print(f"{name}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items()))
+            return 0
         _prepare(arguments.device, arguments.threads)
-        if arguments.command == "sam2":
-            from export.nano.sam2 import Sam2Task as MadeTask
-        else:
-            from export.nano.grounding_dino import GroundingDinoTask as MadeTask
-        task = MadeTask(device=arguments.device, initial=arguments.initial)
-        recipe = Recipe(steps=arguments.steps, lr=arguments.lr, decay_share=arguments.decay_share)
+        module, kind, *_ = _NETWORKS[arguments.command]
+        task = getattr(import_module(f"export.nano.{module}"), kind)(device=arguments.device, initial=arguments.initial)
+        recipe = Recipe(
+            steps=arguments.steps, lr=arguments.lr, decay_share=arguments.decay_share, start=arguments.start
+        )
         steps = train(task, recipe, arguments.folder, minutes=arguments.minutes)
     except AlrefError as error:
         print(f"error: {error}", file=sys.stderr)

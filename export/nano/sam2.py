@@ -46,6 +46,7 @@ class Stage:
     Attributes:
         until: first step that is of the next stage.
         clips, frames, rows, calm: of a batch; see `draw_clips`.
+        astray: share of the clips in which tracks are exchanged on the way: they must be found again.
     """
 
     until: int
@@ -53,6 +54,7 @@ class Stage:
     frames: int
     rows: int
     calm: bool = False
+    astray: float = 0.0
 
 
 CURRICULUM = (
@@ -60,7 +62,8 @@ CURRICULUM = (
     Stage(until=1300, clips=4, frames=3, rows=4),
     Stage(until=2700, clips=3, frames=5, rows=4),
     Stage(until=3400, clips=2, frames=8, rows=4),
-    Stage(until=10**9, clips=2, frames=8, rows=4, calm=True),
+    Stage(until=6200, clips=2, frames=8, rows=4, calm=True, astray=0.35),
+    Stage(until=10**9, clips=1, frames=16, rows=4, calm=True, astray=0.35),
 )
 
 
@@ -112,12 +115,12 @@ class Sam2Task:
         sizes = {"clips": stage.clips, "frames": stage.frames, "rows": stage.rows}
         clips = draw_clips(self.seed, step, **sizes, calm=stage.calm)
         generator = np.random.default_rng([self.seed, step, 78])
-        answers = self._answer(clips, generator)
+        answers = self._answer(clips, generator, stage.astray)
         return losses(answers, clips, int(generator.integers(4)), self.device)
 
-    def _answer(self, clips: Clips, generator: np.random.Generator) -> list[Answer]:
+    def _answer(self, clips: Clips, generator: np.random.Generator, astray: float) -> list[Answer]:
         """Segment in up to three frames from boxes or points; then track from the first frame's true mask, or from what
-        was segmented there.
+        was segmented there. In a share of the clips each track is made to have followed another object for a while.
         """
         model, owners = self.model, clips.clip_of_row.to(self.device)
         frames, number = clips.images.shape[:2]
@@ -141,7 +144,11 @@ class Sam2Task:
         decoded, moment = condition(model, features[0], masks, clips.times[0])
         answers.append(Answer(decoded, 0, every, weight=0.5))
         past = [moment]
+        exchanged = torch.from_numpy(_exchanged(generator, clips.clip_of_row.numpy(), astray)).to(self.device)
+        first, last = sorted(generator.integers(1, max(2, frames - 1), size=2))
         for frame in range(1, frames):
+            if frame == last + 1:
+                past = [*past[:first], *(each.rows(exchanged) for each in past[first:])]
             decoded, best = track(model, features[frame], past, clips.times[frame])
             answers.append(Answer(decoded, frame, every))
             if frame < frames - 1:
@@ -242,6 +249,16 @@ class Sam2Task:
     def save(self, path: Path) -> None:
         """See `Task.save`."""
         save_checkpoint(self.model.state_dict(), path)
+
+
+def _exchanged(generator: np.random.Generator, clip_of_row: np.ndarray, share: float) -> np.ndarray:
+    """Which row's past each row takes, int64 [R]: another one's of its clip in a share of the clips, else its own."""
+    order = np.arange(len(clip_of_row))
+    for clip in np.unique(clip_of_row):
+        rows = np.flatnonzero(clip_of_row == clip)
+        if generator.random() < share:
+            order[rows] = np.roll(rows, int(generator.integers(1, max(2, len(rows)))))
+    return order
 
 
 def _enlarged(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ step, and rotary encodings are real-valued. In shapes N is images, R rows (one o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,10 @@ class Moment:
     time: int
     memory: Tensor
     pointer: Tensor
+
+    def rows(self, rows: Tensor) -> Moment:
+        """The moment in which each row has what another one had, whose numbers are given: int64 [R]."""
+        return replace(self, memory=self.memory[rows], pointer=self.pointer[rows])
 
 
 def encode(model: Any, images: Tensor) -> Features:

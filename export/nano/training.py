@@ -57,6 +57,7 @@ class Recipe:
         lr: learning rate of AdamW, reached after `warmup` steps, falling to 0 over the last `decay_share` of the steps.
         weight_decay: of matrices; vectors have none.
         clip: largest norm of the gradient.
+        start: the step that a run with earlier weights begins at.
     """
 
     steps: int
@@ -65,11 +66,12 @@ class Recipe:
     decay_share: float = 0.25
     weight_decay: float = 0.01
     clip: float = 1.0
+    start: int = 0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return self.lr * max(0.0, min(1.0, (step + 1) / max(1, self.warmup), left))
+        return self.lr * max(0.0, min(1.0, (step - self.start + 1) / max(1, self.warmup), left))
 
 
 def train(
@@ -106,7 +108,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(_groups(task.model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
-    step = _restore(task, optimizer, folder)
+    step = _restore(task, optimizer, folder, recipe.start)
     started, begun = step, time.monotonic()
     saved = begun
     sums: dict[str, float] = {}
@@ -203,10 +205,10 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _restore(task: Task, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def _restore(task: Task, optimizer: torch.optim.Optimizer, folder: Path, start: int) -> int:
     path = folder / STATE
     if not path.exists():
-        return 0
+        return start
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["name"] != task.name:
         raise InputError(f"{path} is of another network.", expected=task.name, got=state["name"])

@@ -306,7 +306,7 @@ def test_only_a_dataset_is_replaced(tmp_path: Path) -> None:
     path = written(tmp_path, "avsbench-ms3", range(1)).path
     with pytest.raises(InputError, match=r"not empty.*--overwrite"):
         written(tmp_path, "avsbench-s4")
-    written(tmp_path, "avsbench-s4", overwrite=True)
+    written(tmp_path, "avsbench-s4", range(3, 5), overwrite=True)
     assert names_in(path) == {"Single-source", "synthetic.json"}
     assert names_in(tmp_path) == {"set"}
     (path / "notes.txt").write_text("mine")

@@ -230,9 +230,11 @@ def test_a_single_source_sounds_all_the_time() -> None:
         track = make_sound(scene, "single")
         assert len({label.shapes for label in track.labels}) == 1
         assert len(track.labels[0].shapes) == 1
+        assert all(label.objects == track.labels[0].objects for label in track.labels)
+        assert len(track.labels[0].objects) == 1
         assert not any(label.off_screen for label in track.labels)
         assert all(sounding_mask(scene, track, second).any() for second in range(5))
-    assert suited >= 15
+    assert 12 <= suited < 20
 
 
 def test_masks_and_classes_are_of_the_seconds_last_frame(heard: list[Heard]) -> None:

@@ -24,3 +24,14 @@ def test_a_scene_is_a_video() -> None:
     assert [index for index, _ in source.frames_at([5, 2])] == [2, 5]
     with pytest.raises(InputError, match="no such frame"):
         source.frames_at([7])
+
+
+def test_the_last_frame_of_each_second_alone() -> None:
+    scene = make_scene(3, 96, 128, num_frames=23, fps=8)
+    source = SceneSource(scene, every=8)
+    assert (source.frame_count(), source.info.frames, source.info.fps, source.info.duration_s) == (2, 2, 1, 2)
+    np.testing.assert_allclose(source.times_s(), [0, 1])
+    for index, image in source.frames():
+        np.testing.assert_array_equal(image, scene.frame((7, 15)[index]))
+    with pytest.raises(InputError, match="no such frame"):
+        source.frames_at([2])

@@ -1,7 +1,6 @@
 """Filter banks beside torchaudio's own `compliance/kaldi.py`, as the official BEATs and LanguageBind call it.
 
-That file runs in the environment whose Python ALREF_REFERENCE_PYTHON names; where torchaudio is not installed there,
-ALREF_TORCHAUDIO names a folder with its unpacked wheel.
+That file runs in the environment whose Python ALREF_REFERENCE_PYTHON names (`benchmarks/official/install.sh` makes it).
 """
 
 from __future__ import annotations

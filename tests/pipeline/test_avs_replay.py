@@ -19,9 +19,9 @@ from alref_edge.pipeline.avs_replay import (
     Reason,
     RecordedAnswers,
     Setting,
-    SoundingCategory,
     parse_categories,
 )
+from alref_edge.pipeline.lbru import SoundingCategory
 
 ROOT = Path(__file__).parent.parent.parent
 PUBLISHED = Path(os.environ.get("ALREF_REFERENCE", ROOT.parent / "shared" / "reference")) / "al_ref_sam2"
@@ -108,7 +108,7 @@ SECOND = {"two": {"dog": "2", "cat": "4"}, "outside": {"cat": "0"}, "none": {}}
 def test_pivots_count_from_one_and_fall_back_to_the_first(tmp_path: Path) -> None:
     read = answers(tmp_path, "ms3", FIRST, SECOND)
     assert read.categories("two", 5) == (SoundingCategory("dog", 3), SoundingCategory("cat", 5))
-    assert [each.frame for each in read.categories("two", 5)] == [2, 4]
+    assert [each.second for each in read.categories("two", 5)] == [2, 4]
     assert [(each.pivot, each.in_range) for each in read.categories("two", 4)] == [(3, True), (1, False)]
     assert [each.pivot for each in read.categories("outside", 5)] == [1, 1, 1]
     assert [each.pivot for each in read.categories("outside", 10)] == [6, 1, 1]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alref_edge.report import write_report
+from alref_edge.report import Shown, write_report
 from tests.report.chromium import COMMAND, Page, new_page
-from tests.report.runs import make_run
+from tests.report.runs import make_run, make_sound_run
 
 pytestmark = pytest.mark.skipif(COMMAND is None, reason="no chromium here: apt-get install chromium")
 
@@ -44,6 +44,30 @@ def test_the_report_asks_for_nothing_and_nobody_complains(page: Page, tmp_path: 
         page.screenshot(path, 400, dark=is_dark)
         colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert colours == ["rgb(244, 245, 247)", "rgb(18, 21, 25)"]
+    assert page.requests == [report.as_uri()]
+    assert page.complaints == []
+
+
+def test_everything_that_was_heard_lies_on_one_axis(page: Page, tmp_path: Path) -> None:
+    said = make_run(tmp_path / "said", texts=["the large yellow triangle"], frames=40)
+    labels = [("triangle", HOSTILE), ("triangle",), (), ("word" * 60,), ("star",)]
+    run = make_sound_run(tmp_path, labels=labels, tag="long words " * 20)
+    report = tmp_path / "report.html"
+    also = [Shown(run.record, run.results, run.truth)]
+    write_report(report, said.record, said.source, said.results, said.truth, also=also)
+    page.open(report.as_uri())
+    assert all(page.evaluate("[...document.images].map(each => each.complete && each.naturalWidth > 0)"))
+    shown = "[...document.querySelectorAll('.timeline > div:nth-child(even) > *')]"
+    for width in (1280, 400, 320):
+        page.resize(width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        edges = page.evaluate(shown + ".map(each => [each.getBoundingClientRect().left, each.clientWidth])")
+        # Sound, segments, four tags, four objects, silence, the axis.
+        assert len(edges) == 12
+        assert len({tuple(each) for each in edges}) == 1
+        assert edges[0][1] > 0.5 * width
+    for path, is_dark in ((tmp_path / "light.png", False), (tmp_path / "dark.png", True)):
+        page.screenshot(path, 400, dark=is_dark)
     assert page.requests == [report.as_uri()]
     assert page.complaints == []
 

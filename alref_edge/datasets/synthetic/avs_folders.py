@@ -51,7 +51,7 @@ class AvsbenchS4:
         self._rows: list[tuple[str, ...]] = []
 
     def add(self, scene: Scene) -> dict[str, Any] | None:
-        """See `FolderLayout`; a scene with no shape in view all the time is left out."""
+        """See `FolderLayout`; a scene that `has_single` is not true of is left out."""
         if not has_single(scene):
             return None
         track, video, data = make_sound(scene, "single"), video_name(scene), self._root / "s4_data"
@@ -119,7 +119,7 @@ class AvsbenchSemantic:
 
     `label` is the subset: v1s (one source, 5 s; in train the first label map alone), v1m (several, 5 s), v2 (several,
     10 s). A UID is VIDEO_START_END in milliseconds; `s_min` and `s_sec` are the start. Here scenes longer than 5 s make
-    v2, and the others v1s (even seeds that have a shape in view all the time) or v1m.
+    v2, and the others v1s (even seeds that `has_single` is true of) or v1m.
 
     Not certain: how `a_obj` joins several names (here by "_", and "none" where only silence or off-screen sounds are),
     and whether `labels_semantic` is grey or a palette image; the official loader reads neither. It also expects 71

@@ -16,7 +16,7 @@ from alref_edge.media.masks import write_indexed_png
 from alref_edge.media.partial import unwritable
 
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("libx264", {"preset": "veryfast", "crf": "14"}),
+    ("libx264", {"preset": "veryfast", "crf": "10"}),
     ("libopenh264", {}),
     ("mpeg4", {"qscale": "2"}),
 )
@@ -53,8 +53,15 @@ class Mp4Clips:
         """See `FolderLayout`."""
 
 
-def write_clip(path: Path, scene: Scene, track: SoundTrack) -> None:
-    """Write a scene with its sound as an MP4 video (H.264, yuv420p, BT.709; AAC, mono). Not beside its name.
+def write_clip(path: Path, scene: Scene, track: SoundTrack | None = None) -> None:
+    """Write a scene as an MP4 video that looks and sounds like it (H.264, yuv420p, BT.709; AAC, mono).
+
+    Not beside its name. Where PyAV has no H.264 encoder that works, the video is MPEG-4 part 2.
+
+    Args:
+        path: of the video.
+        scene: what it shows.
+        track: its sound, as long as the scene; None writes a video without sound.
 
     Raises:
         InputError: sides of odd length, which 4:2:0 video cannot have, or a path that cannot be written.
@@ -62,40 +69,63 @@ def write_clip(path: Path, scene: Scene, track: SoundTrack) -> None:
         MediaError: no encoder works.
     """
     import av
-    from av.video.reformatter import VideoReformatter
 
     if scene.width % 2 or scene.height % 2:
         raise InputError(
             "A clip has sides of even length.", expected="even", got=f"{scene.width}x{scene.height}", mend="add one."
         )
-    names = [(name, options) for name, options in _ENCODERS if name in av.codecs_available]
-    if not names:
-        raise MediaError(
-            "No video encoder works here.", expected=_ENCODERS[0][0], mend="pip install --force-reinstall av"
-        )
-    encoder, options = names[0]
+    failures: list[str] = []
+    for encoder, options in _ENCODERS:
+        try:
+            with av.open(str(path.resolve()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+                try:
+                    video = _video_stream(container, encoder, options, scene)
+                except (av.FFmpegError, ValueError) as error:
+                    failures.append(f"{encoder}: {error}")
+                    continue
+                _mux(container, video, scene, track)
+            return
+        except (av.FFmpegError, OSError) as error:
+            raise unwritable(path, error) from error
+    raise MediaError(
+        "No video encoder works here.",
+        expected=f"{_ENCODERS[0][0]} or another encoder in PyAV",
+        got="; ".join(failures),
+        mend="pip install --force-reinstall av",
+    )
+
+
+def _video_stream(container: Any, encoder: str, options: dict[str, str], scene: Scene) -> Any:
+    """A stream whose encoder is open. ValueError or FFmpegError where it does not work."""
+    video = container.add_stream(encoder, rate=scene.fps, options=options)
+    video.width, video.height, video.pix_fmt = scene.width, scene.height, "yuv420p"
+    context = video.codec_context
+    # BT.709, limited range, said in the stream: readers then agree on the colours.
+    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    context.open()
+    return video
+
+
+def _mux(container: Any, video: Any, scene: Scene, track: SoundTrack | None) -> None:
+    """Every frame, and the sound of each second after the frames of that second."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
     convert = VideoReformatter()
-    try:
-        with av.open(str(path.resolve()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            video: Any = container.add_stream(encoder, rate=scene.fps, options=options)
-            video.width, video.height, video.pix_fmt = scene.width, scene.height, "yuv420p"
-            context = video.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-            sound: Any = container.add_stream("aac", rate=track.rate, layout="mono")
-            sound.bit_rate = 96_000
-            for second in range(len(track.labels)):
-                for index in range(second * scene.fps, (second + 1) * scene.fps):
-                    picture = av.VideoFrame.from_ndarray(scene.frame(index), format="rgb24")
-                    picture = convert.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1)
-                    picture.pts, picture.time_base = index, Fraction(1, scene.fps)
-                    container.mux(video.encode(picture))
-                for start in range(second * track.rate, (second + 1) * track.rate, _AAC_FRAME):
-                    end = min(start + _AAC_FRAME, (second + 1) * track.rate)
-                    samples = np.ascontiguousarray(track.wave_16khz[None, start:end])
-                    piece = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                    piece.sample_rate, piece.pts, piece.time_base = track.rate, start, Fraction(1, track.rate)
-                    container.mux(sound.encode(piece))
-            container.mux(video.encode(None))
-            container.mux(sound.encode(None))
-    except (av.FFmpegError, OSError) as error:
-        raise unwritable(path, error) from error
+    sound: Any = None if track is None else container.add_stream("aac", rate=track.rate, layout="mono", bit_rate=96_000)
+    for index in range(scene.num_frames):
+        picture = av.VideoFrame.from_ndarray(scene.frame(index), format="rgb24")
+        picture = convert.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1)
+        picture.pts, picture.time_base = index, Fraction(1, scene.fps)
+        container.mux(video.encode(picture))
+        if track is not None and index % scene.fps == scene.fps - 1:
+            second = index // scene.fps
+            for start in range(second * track.rate, (second + 1) * track.rate, _AAC_FRAME):
+                end = min(start + _AAC_FRAME, (second + 1) * track.rate)
+                samples = np.ascontiguousarray(track.wave_16khz[None, start:end])
+                piece = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = track.rate, start, Fraction(1, track.rate)
+                container.mux(sound.encode(piece))
+    container.mux(video.encode(None))
+    if sound is not None:
+        container.mux(sound.encode(None))

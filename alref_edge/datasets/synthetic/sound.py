@@ -81,7 +81,7 @@ class SoundTrack:
     Attributes:
         wave_16khz: mono, float32 [seconds * rate], within [-1, 1].
         rate: samples a second.
-        mode: "single" (one shape all the time, in view all the time) or "multi".
+        mode: "single" (one object all the time, in view all the time) or "multi".
         labels: one for each second.
         events: every voice, by time.
         noise_db: RMS of the background noise relative to full scale; None if there is none.
@@ -110,22 +110,22 @@ def make_sound(scene: Scene, mode: str = "multi") -> SoundTrack:
     Args:
         scene: its length must be whole seconds.
         mode: "multi": events that begin, end and overlap at whole seconds, silences, sounds from off screen (of shapes
-            that are not in the scene, or are out of view), and at times a little noise. "single": one shape sounds from
-            beginning to end, and is in view in every frame.
+            that are not in the scene, or are out of view), and at times a little noise. "single": one object, the only
+            one of its shape, sounds from beginning to end, and is in view in every frame.
 
     Raises:
         InputError: no such mode, a scene that does not last whole seconds, or, in the mode "single", one that has no
-            shape in view all the time (see `has_single`).
+            such object (see `has_single`).
     """
     if mode not in MODES:
         raise InputError("There is no such mode of sound.", expected=" or ".join(MODES), got=mode)
     on, off, seen = _views(scene)
     generator = np.random.default_rng([scene.seed, _STREAM, MODES.index(mode)])
     if mode == "single":
-        lasting = np.flatnonzero(on.all(axis=1))
+        lasting = np.flatnonzero(on.all(axis=1) & _alone(scene))
         if not len(lasting):
             raise InputError(
-                f"Scene {scene.seed} has no shape that is in view all the time.",
+                f"Scene {scene.seed} has no object that is alone of its shape and in view all the time.",
                 expected="a scene for which has_single is true",
                 mend="leave this seed out.",
             )
@@ -144,12 +144,17 @@ def make_sound(scene: Scene, mode: str = "multi") -> SoundTrack:
 
 
 def has_single(scene: Scene) -> bool:
-    """Whether some shape can sound from beginning to end, in view in every frame; most scenes have one.
+    """Whether an object alone of its shape can sound from beginning to end, in view in every frame; most scenes do.
 
     Raises:
         InputError: the scene does not last whole seconds.
     """
-    return bool(_views(scene)[0].all(axis=1).any())
+    return bool((_views(scene)[0].all(axis=1) & _alone(scene)).any())
+
+
+def _alone(scene: Scene) -> np.ndarray:
+    """Which shapes a single object of the scene has, bool [shapes]."""
+    return np.array([sum(each.shape == shape for each in scene.objects) == 1 for shape in TIMBRES])
 
 
 def frame_of_second(scene: Scene, second: int) -> int:

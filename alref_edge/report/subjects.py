@@ -1,4 +1,4 @@
-"""The part of the page that shows one sentence: its pivots, its masks along the clip, its scores over time."""
+"""The part of the page that shows one sentence or object: pivots, masks along the clip, scores over time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from alref_edge.media import VideoSource
-from alref_edge.pipeline.results import RvosResult
+from alref_edge.pipeline.results import MaskResult
 from alref_edge.report import parts
 from alref_edge.report.charts import Line, time_chart
 from alref_edge.report.markup import Html, element, given
 from alref_edge.report.pictures import Album, with_boxes, with_mask
+from alref_edge.report.shown import name_of
 from alref_edge.report.truth import Truth
 
 _MOST_PIVOTS = 6
@@ -23,10 +24,10 @@ _STRIP_SIDE, _PIVOT_SIDE = 240, 320
 
 @dataclass
 class Subject:
-    """A sentence with all that is known of it, and its pictures once they are taken.
+    """A sentence or an object that sounds with all that is known of it, and its pictures once they are taken.
 
     Attributes:
-        number: of the sentence, from 0.
+        number: of it, from 0.
         entry: what the record says of it.
         result: its masks.
         truth: what they are held against.
@@ -36,7 +37,7 @@ class Subject:
 
     number: int
     entry: Mapping[str, Any]
-    result: RvosResult
+    result: MaskResult
     truth: Truth | None
     pivots: dict[int, Html | None] = field(default_factory=dict)
     strip: dict[int, Html | None] = field(default_factory=dict)
@@ -70,7 +71,7 @@ def take_pictures(subjects: Sequence[Subject], source: VideoSource, album: Album
 
 
 def section(subject: Subject, times_s: np.ndarray, seconds: float) -> Html:
-    """The section of one sentence.
+    """The section of one sentence or object.
 
     Args:
         times_s: when each frame is shown, from 0, float64 `[T]`.
@@ -79,15 +80,19 @@ def section(subject: Subject, times_s: np.ndarray, seconds: float) -> Html:
     entry, truth = subject.entry, subject.truth
     kind = element("span", truth.kind, class_="badge") if truth and truth.kind else None
     scores = truth.scores if truth else None
+    sounds = "seconds" in entry
+    notes = ["Bright: the mask" + (", which is empty where the object does not sound." if sounds else ".")]
+    notes += ["White line: the contour of the truth."] if truth else []
     return element(
         "section",
-        element("h2", parts.swatch(subject.number), given(entry["text"]), " ", kind),
+        element("h2", parts.swatch(subject.number), given(name_of(entry)), " ", kind),
+        element("p", f"Sounds in: {parts.seconds_in_words(entry['seconds'])}.") if sounds else None,
         element("p", f"J {scores.j:.3f}, F {scores.f:.3f}, J&F {scores.j_and_f:.3f}") if scores else None,
-        element("p", "No segment had a pivot: frame 0 had to serve.") if entry["fell_back"] else None,
+        element("p", "No segment had a pivot: frame 0 had to serve.") if entry.get("fell_back") else None,
         _pivots(subject),
         element("h3", "Masks along the clip"),
         element("div", *(_strip_figure(subject, frame, times_s) for frame in sorted(subject.strip)), class_="strip"),
-        element("p", "Bright: the mask.", " White line: the contour of the truth." if truth else None, class_="soft"),
+        element("p", " ".join(notes), class_="soft"),
         *_chart(subject, seconds),
         parts.boxes_considered(entry),
     )
@@ -99,7 +104,7 @@ def _pivots(subject: Subject) -> list[Html]:
         return [element("p", "No box was found, so there is no pivot and the masks are empty.")]
     figures = []
     for pivot in subject.shown_pivots:
-        role = " Tracking begins here." if pivot["frame"] == subject.entry["start_frame"] else ""
+        role = " Tracking begins here." if pivot["frame"] == subject.entry.get("start_frame") else ""
         phrase = ["“", given(pivot["phrase"], 80), "”"] if pivot["phrase"] else "no phrase"
         caption = [element("strong", f"frame {pivot['frame']}, score {pivot['score']:.2f}"), ", ", phrase, ".", role]
         figures.append(element("figure", subject.pivots[pivot["frame"]], element("figcaption", *caption)))
@@ -124,7 +129,14 @@ def _chart(subject: Subject, seconds: float) -> tuple[Html, Html]:
         lines = [Line("J", scores.region_t, "j"), Line("F", scores.boundary_t, "f")]
         label = f"J and F over time: J from {scores.region_t.min():.2f} to {scores.region_t.max():.2f}"
         chart = time_chart(
-            lines, label=label, top=1, unit="", seconds=seconds, pivots=pivots, absent_t=~subject.truth.visible_t
+            lines,
+            label=label,
+            top=1,
+            unit="",
+            seconds=seconds,
+            pivots=pivots,
+            absent_t=~subject.truth.visible_t,
+            absence="not to be heard" if "seconds" in subject.entry else "out of sight",
         )
         return element("h3", "J and F over time"), chart
     covered_t = np.array([100 * mask_hw.mean() for _, mask_hw in subject.result.masks()])

@@ -1,0 +1,94 @@
+"""What `alref-edge run --audio` is told about sounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alref_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from alref_edge.pipeline import AvsSettings, Pipeline, ReplaySoundSelector
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """The options that make sense with --audio only; see their help texts."""
+
+    selector_name: str
+    semantic: bool
+    categories: Path | None
+    silence_gate: bool | None
+    setting: str | None
+    answers: Path | None
+    clip: str | None
+    segments: Path | None
+
+    def refuse(self) -> None:
+        """Raises InputError if any of them is there."""
+        given = [
+            field.name.replace("_", "-")
+            for field in fields(self)[1:]
+            if getattr(self, field.name) is not None and (field.name != "semantic" or self.semantic)
+        ]
+        if given:
+            raise InputError(f"--{given[0]} is an option of --audio.", mend="add --audio, or leave it out.")
+
+    def selector(self, video: str) -> ReplaySoundSelector | None:
+        """Who decides; None: tags, words and grounding.
+
+        Raises:
+            InputError: the options do not fit together, or the answers cannot be read.
+        """
+        from alref_edge.pipeline import ReplaySoundSelector
+
+        if self.selector_name not in ("grounding", "replay"):
+            raise InputError(
+                "There is no such selector.", expected="grounding or replay", got=self.selector_name, mend="choose one."
+            )
+        if (self.selector_name == "replay") != (self.answers is not None):
+            raise InputError("--selector replay and --answers FOLDER go together.", mend="give both, or neither.")
+        if self.answers is None:
+            if self.clip is not None or self.segments is not None:
+                raise InputError("--clip and --segments are options of --answers.", mend="add --answers FOLDER.")
+            return None
+        if self.setting is None:
+            raise InputError("Answers are of a setting.", mend="name it: --setting s4, ms3, avss or v2_binary")
+        return ReplaySoundSelector.from_folder(self.answers, self.setting, self.clip or Path(video).stem, self.segments)
+
+    def settings(self, pipeline: Pipeline) -> AvsSettings:
+        """The numbers of the method.
+
+        Raises:
+            InputError: there is no such setting, or the file of categories cannot be read.
+            BundleError: the bundle's defaults make no sense.
+        """
+        from alref_edge.pipeline import AvsSettings, Setting
+
+        usual = AvsSettings()
+        base = usual if self.setting is None else Setting.named(self.setting).settings
+        gate = self.answers is None if self.silence_gate is None else self.silence_gate
+        settings = pipeline.avs_settings(base)
+        settings = settings.changed({"silence_db": (settings.silence_db or usual.silence_db) if gate else None})
+        if self.categories is not None:
+            settings = settings.changed({"categories": self._categories(self.categories)})
+        if self.semantic and not settings.categories:
+            raise InputError(
+                "Maps of classes need the categories that there are, and the bundle names none.",
+                mend="name them, one a line, with --categories FILE.",
+            )
+        return settings
+
+    @staticmethod
+    def _categories(file: Path) -> tuple[str, ...]:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"The file of categories {file} cannot be read.",
+                expected="UTF-8 text, one name a line",
+                got=getattr(error, "strerror", None) or error,
+                mend="check the path.",
+            ) from error
+        return tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,16 @@
+"""Boxes against the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RIGHT_IOU = 0.5
+"""A box is right from this intersection over union with the true one on."""
+
+
+def box_iou(one_xyxy: np.ndarray, other_xyxy: np.ndarray) -> float:
+    """Intersection over union of two boxes, `[4]` each; 0 where one is NaN or without area."""
+    low, high = np.maximum(one_xyxy[:2], other_xyxy[:2]), np.minimum(one_xyxy[2:], other_xyxy[2:])
+    shared = float(np.prod(np.clip(high - low, 0, None)))
+    both = float(np.prod(one_xyxy[2:] - one_xyxy[:2]) + np.prod(other_xyxy[2:] - other_xyxy[:2]))
+    return shared / (both - shared) if shared > 0 else 0.0

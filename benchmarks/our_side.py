@@ -1,0 +1,56 @@
+"""What programs need to run `alref-edge run` beside the official code, and to compare what both made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def run_ours(source: Path, options: Sequence[str], out: Path, bundle: Path | None, threads: int) -> dict[str, Any]:
+    """Run `alref-edge run` on the CPU, without an overlay.
+
+    Args:
+        source: the video.
+        options: further ones.
+        out: the folder of the result.
+        bundle: None for the shipped one.
+        threads: of the CPU.
+
+    Returns:
+        The record of the result; `wall_s` in it has the seconds of the whole process.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, and has said why.
+    """
+    command = [sys.executable, "-m", "alref_edge", "run", str(source), "--out", str(out), "--no-overlay", *options]
+    command += ["--device", "cpu", "--threads", str(threads)]
+    command += [] if bundle is None else ["--bundle", str(bundle)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    record: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return {**record, "wall_s": seconds}
+
+
+def read_maps(folder: Path) -> np.ndarray:
+    """The indexed PNGs of a folder by name, uint8 `[T, H, W]`."""
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+
+
+def iou_t(one_thw: np.ndarray, other_thw: np.ndarray) -> np.ndarray:
+    """IoU of two bool masks on each frame, `[T]`; 1 where both are empty."""
+    union = (one_thw | other_thw).sum((1, 2))
+    return np.where(union == 0, 1.0, (one_thw & other_thw).sum((1, 2)) / np.maximum(union, 1))
+
+
+def box_error(one: Sequence[float], other: Sequence[float], width: int, height: int) -> float:
+    """The largest distance of two boxes' sides, as a share of the frame's."""
+    return float((np.abs(np.subtract(one, other)) / [width, height, width, height]).max())

@@ -1,0 +1,124 @@
+"""Referring segmentation on both sides, for `python -m benchmarks reference`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from alref_edge.bundle import Bundle
+from benchmarks.official_side import official_checkpoints, run_official
+from benchmarks.our_side import box_error, iou_t, read_maps, run_ours
+
+# The scene that is shown where no video is given, and what is asked of it.
+SCENE, WIDTH, HEIGHT = 14, 320, 240
+SENTENCES = ("the large yellow triangle", "the red triangle", "the star")
+
+
+def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run both sides in a folder; see `benchmarks.reference` for the arguments."""
+    frames = _frames(arguments.video, arguments.frames, folder / "frames")
+    answers = _answers(len(frames))
+    official = _official(folder, answers, arguments)
+    ours = _ours(folder, answers, arguments)
+    rows = [_row(theirs, mine, ours["input"]) for theirs, mine in zip(official, ours["sentences"], strict=True)]
+    return {
+        "frames": len(frames),
+        "official_s": sum(result["seconds"] for result in official),
+        "ours_s": ours["wall_s"],
+        "equal": all(
+            row["box_error"] <= 1e-4 and row["iou_min"] >= 0.999 and row["pivots"] and row["nontrivial"] for row in rows
+        ),
+        "sentences": rows,
+    }
+
+
+def lines(report: dict[str, Any]) -> Iterator[str]:
+    """What to print of a report."""
+    for row in report["sentences"]:
+        yield (
+            f"{row['text']!r}: pivots {row['pivots']}, boxes within {row['box_error']:.1e} of the frame, "
+            f"mask IoU min {row['iou_min']:.5f}, coverage {row['coverage_min']:.3f} to {row['coverage_max']:.3f}"
+        )
+
+
+def _frames(video: Path | None, count: int, folder: Path) -> list[Path]:
+    """The first frames of a video, or of the scene, as JPEGs: both sides read these files."""
+    from alref_edge.datasets.synthetic import make_scene
+    from alref_edge.media import open_video
+
+    folder.mkdir()
+    scene = make_scene(SCENE, WIDTH, HEIGHT, count)
+    drawn = ((index, scene.frame(index)) for index in range(count))
+    for index, image in drawn if video is None else open_video(video).frames(stop=count):
+        Image.fromarray(image).save(folder / f"{index:05d}.jpg", quality=95)
+    return sorted(folder.iterdir())
+
+
+def _answers(frames: int) -> list[dict[str, Any]]:
+    """Recorded answers for every segment: each sentence has its own frames, and their best boxes."""
+    segments = (frames - 11) // 50 + 1
+    sampled = [min(5, -(-(frames - 50 * index) // 10)) for index in range(segments)]
+    return [
+        {
+            "text": sentence,
+            "segments": [
+                {"target_frame_id": 1 + (number + index + 1) % count, "target_object_id": 1}
+                for index, count in enumerate(sampled)
+            ],
+        }
+        for number, sentence in enumerate(SENTENCES)
+    ]
+
+
+def _official(folder: Path, answers: list[dict[str, Any]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    out = folder / "official"
+    job = {
+        "frames": str(folder / "frames"),
+        "out": str(out),
+        "threads": arguments.threads,
+        "sentences": answers,
+        "box_threshold": 0.25,
+        "text_threshold": 0.2,
+        "top": 3,
+        **official_checkpoints(Bundle.open(arguments.bundle), arguments.weights),
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    run_official("rvos_pipeline", str(folder / "job.json"))
+    results: list[dict[str, Any]] = json.loads((out / "result.json").read_text())
+    for number, result in enumerate(results):
+        result["masks_thw"] = np.load(out / f"{number:02d}.npz")["masks_thw"]
+    return results
+
+
+def _ours(folder: Path, answers: list[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:
+    pivots, out = folder / "pivots.json", folder / "ours"
+    pivots.write_text(json.dumps({"schema": "alref-edge.pivots/1", "sentences": answers}))
+    options = [option for answer in answers for option in ("--text", answer["text"])]
+    options += ["--selector", "replay", "--pivots", str(pivots)]
+    record = run_ours(folder / "frames", options, out, arguments.bundle, arguments.threads)
+    for result in record["sentences"]:
+        result["masks_thw"] = read_maps(out / result["masks"]["folder"]) > 0
+    return record
+
+
+def _row(theirs: dict[str, Any], mine: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
+    pairs = list(zip(theirs["pivots"], mine["pivots"], strict=True))
+    errors = [
+        box_error(a["box"], b["box"], video["width"], video["height"]) for a, b in pairs if a["frame"] == b["frame"]
+    ]
+    coverage = theirs["masks_thw"].mean((1, 2))
+    return {
+        "text": theirs["text"],
+        "pivots": [pivot["frame"] for pivot in mine["pivots"]],
+        "box_error": max(errors) if len(errors) == len(pairs) and errors else float("inf"),
+        "iou_min": float(iou_t(theirs["masks_thw"], mine["masks_thw"]).min()),
+        "coverage_min": float(coverage.min()),
+        "coverage_max": float(coverage.max()),
+        "nontrivial": bool(((coverage > 0.001) & (coverage < 0.999)).mean() > 0.5),
+    }
