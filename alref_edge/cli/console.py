@@ -62,6 +62,28 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def read_lines(file: Path, one: str, many: str) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Args:
+        file: where it is.
+        one, many: what a line holds, and what the file holds, for the error.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The file of {many} {file} cannot be read.",
+            expected=f"UTF-8 text, one {one} a line",
+            got=getattr(error, "strerror", None) or error,
+            mend="check the path.",
+        ) from error
+    return [line for line in lines if line.strip()]
+
+
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Inside, SIGTERM unwinds the program like an error, so that partial output is removed."""

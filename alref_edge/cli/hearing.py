@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alref_edge.cli.console import read_lines
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,10 +44,6 @@ class Hearing:
         """
         from alref_edge.pipeline import ReplaySoundSelector
 
-        if self.selector_name not in ("grounding", "replay"):
-            raise InputError(
-                "There is no such selector.", expected="grounding or replay", got=self.selector_name, mend="choose one."
-            )
         if (self.selector_name == "replay") != (self.answers is not None):
             raise InputError("--selector replay and --answers FOLDER go together.", mend="give both, or neither.")
         if self.answers is None:
@@ -72,23 +69,11 @@ class Hearing:
         settings = pipeline.avs_settings(base)
         settings = settings.changed({"silence_db": (settings.silence_db or usual.silence_db) if gate else None})
         if self.categories is not None:
-            settings = settings.changed({"categories": self._categories(self.categories)})
+            names = tuple(line.strip() for line in read_lines(self.categories, "name", "categories"))
+            settings = settings.changed({"categories": names})
         if self.semantic and not settings.categories:
             raise InputError(
                 "Maps of classes need the categories that there are, and the bundle names none.",
                 mend="name them, one a line, with --categories FILE.",
             )
         return settings
-
-    @staticmethod
-    def _categories(file: Path) -> tuple[str, ...]:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"The file of categories {file} cannot be read.",
-                expected="UTF-8 text, one name a line",
-                got=getattr(error, "strerror", None) or error,
-                mend="check the path.",
-            ) from error
-        return tuple(line.strip() for line in lines if line.strip())

@@ -25,6 +25,7 @@ from alref_edge.cli.console import (
     guarded,
     print_json,
     progress_line,
+    read_lines,
     warn,
 )
 from alref_edge.cli.hearing import Hearing
@@ -117,6 +118,8 @@ def run(
     elif sentences or pivots is not None:
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
     caps = {"bytes": limit_bytes, "pixels": limit_pixels, "frames": limit_frames, "duration_s": limit_seconds}
+    if selector not in ("grounding", "replay"):
+        raise InputError("There is no such selector.", expected="grounding or replay", got=selector, mend="choose one.")
     pivot_selector = _selector(selector, pivots) if audio is None else None
     sound_selector = None if audio is None else hearing.selector(video)
     source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}), fps=fps)  # type: ignore[arg-type]
@@ -170,25 +173,12 @@ def run(
 
 
 def read_sentences(texts: list[str], file: Path | None) -> list[str]:
-    if file is None:
-        return texts
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"The file of sentences {file} cannot be read.",
-            expected="UTF-8 text, one sentence a line",
-            got=getattr(error, "strerror", None) or error,
-            mend="check the path.",
-        ) from error
-    return [*texts, *(line for line in lines if line.strip())]
+    return texts if file is None else [*texts, *read_lines(file, "sentence", "sentences")]
 
 
 def _selector(name: str, pivots: Path | None) -> PivotSelector:
     from alref_edge.pipeline import GroundingSelector, ReplaySelector
 
-    if name not in ("grounding", "replay"):
-        raise InputError("There is no such selector.", expected="grounding or replay", got=name, mend="choose one.")
     if (name == "replay") != (pivots is not None):
         raise InputError(
             "--selector replay and --pivots FILE go together.", mend="give both, or neither for the grounding selector."

@@ -271,6 +271,7 @@ class Pipeline:
         track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
         return AvsRun.of(
             found,
+            numbers,
             (*self.warnings, *source.warnings, *warnings),
             RunReport.of(self._networks, source, selector.name, settings, watch),
             self._class_of(list(numbers), settings.categories),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from alref_edge.pipeline.lbru import SoundingCategory, SoundSelector, SoundWindo
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.pivots import pivot_of
 from alref_edge.pipeline.settings import AvsSettings
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
@@ -85,7 +85,8 @@ class Clock:
     @classmethod
     def of(cls, source: VideoSource) -> Clock:
         """The clock of a video, counted from its first frame; less than half a second at its end is no second more."""
-        times_s = source.times_s() - source.times_s()[0]
+        times_s = source.times_s()
+        times_s = times_s - times_s[0]
         count = max(1, int(times_s[-1] + 1 / source.info.fps + 0.5 + _EPSILON_S))
         seconds = np.floor(times_s + _EPSILON_S).astype(np.int64)
         return cls(np.minimum(np.maximum.accumulate(seconds), count - 1))
@@ -179,13 +180,7 @@ def track(
             for frame, image in _images(source, {pivot.frame for pivot in starts.values()}, watch).items():
                 boxes = {number: pivot.box_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
-            frames = {number: pivot.frame for number, pivot in starts.items()}
-            for reverse in (False, True):
-                for result in tracking.sweep(frames, reverse=reverse):
-                    for row, number in enumerate(cast("tuple[int, ...]", result.object_ids)):
-                        if not (reverse and result.frame == frames[number]):
-                            with watch.stage("masks"):
-                                masks.put(number, result.frame, result.mask_hw(row))
+            tracking.follow({number: pivot.frame for number, pivot in starts.items()}, masks)
         finally:
             tracking.close()
 
@@ -288,13 +283,13 @@ def _find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, s
         lost = f"no box of {category.name!r} on frame {frame}: its masks are empty there"
         return Sounding(category.name, found, frame, None, (*warnings, lost))
     box = selector.box(window, category, found) if len(found) > 1 else 0
-    if not 0 <= box < len(found):
+    pivot = pivot_of(frame, found, box)
+    if pivot is None:
         raise InputError(
             f"The selector {selector.name!r} chose a box that it was not shown.",
             expected=f"0 to {len(found) - 1}",
             got=box,
         )
-    pivot = Pivot(frame, found.boxes_n4[box], float(found.scores_n[box]), found.phrases[box])
     return Sounding(category.name, found, frame, pivot, warnings)
 
 

@@ -232,6 +232,7 @@ class AvsRun(Sequence[AvsResult]):
     def of(
         cls,
         found: Sequence[Heard],
+        numbers: Mapping[str, int],
         warnings: Sequence[str],
         report: RunReport,
         class_of: Mapping[str, int],
@@ -239,9 +240,9 @@ class AvsRun(Sequence[AvsResult]):
         second_of_frame: np.ndarray,
         masks: MaskStore,
     ) -> AvsRun:
-        """The run that found this."""
+        """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
         objects = []
-        for index, name in enumerate(dict.fromkeys(each.name for heard in found for each in heard.objects)):
+        for name, index in numbers.items():
             mine = [each for heard in found for each in heard.objects if each.name == name]
             seconds = [h.start_s + s for h in found for s, names in enumerate(h.labels) if name in names]
             objects.append(

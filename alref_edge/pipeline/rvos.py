@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import cast
 
 import numpy as np
 
@@ -105,20 +104,9 @@ def segment_video(
         lost = [(number, query) for number, query in enumerate(queries) if not query.pivots]
         found = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder, settings)]
         _prompt(tracking, queries, found, grounder.images)
-        _follow(tracking, queries, watch, masks)
+        tracking.follow({number: query.start for number, query in enumerate(queries) if query.pivots}, masks)
     finally:
         tracking.close()
-
-
-def _follow(tracking: ObjectTracking, queries: Sequence[Query], watch: Watch, masks: MaskStore) -> None:
-    """One sweep forward and one backward for all objects, each from its middle pivot."""
-    starts = {number: query.start for number, query in enumerate(queries) if query.pivots}
-    for reverse in (False, True) if starts else ():
-        for result in tracking.sweep(starts, reverse=reverse):
-            for row, number in enumerate(cast("tuple[int, ...]", result.object_ids)):
-                if not (reverse and result.frame == starts[number]):
-                    with watch.stage("masks"):
-                        masks.put(number, result.frame, result.mask_hw(row))
 
 
 def _look(

@@ -14,6 +14,7 @@ import numpy as np
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
 from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
+from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import TrackingSettings
@@ -86,6 +87,20 @@ class ObjectTracking:
             self._watch.counters.encoded_image_predictor += 1
             self._encoded[slot] = frame
         return self._predictors[slot]
+
+    def follow(self, starts: Mapping[int, int], masks: MaskStore) -> None:
+        """Both sweeps, forward and then backward: the masks of every object go into the store.
+
+        Args:
+            starts: object to frame; nothing is done without any.
+            masks: by object and frame.
+        """
+        for reverse in (False, True) if starts else ():
+            for result in self.sweep(starts, reverse=reverse):
+                for row, item in enumerate(cast("tuple[int, ...]", result.object_ids)):
+                    if not (reverse and result.frame == starts[item]):
+                        with self._watch.stage("masks"):
+                            masks.put(item, result.frame, result.mask_hw(row))
 
     def sweep(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
         """Follow every object from its own start to the end of the stretch, or back to its beginning.

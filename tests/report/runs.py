@@ -128,6 +128,7 @@ def make_sound_run(
         heard.append(Heard(start, frames, tags, tuple(objects), segments, spoken, silent))
     results = AvsRun.of(
         heard,
+        {name: n for n, name in enumerate(dict.fromkeys(o.name for each in heard for o in each.objects))},
         warnings,
         _report(source, AvsSettings(), True),
         {},
