@@ -86,7 +86,7 @@ def examine(bundle: Path | None = None) -> Report:
     needed = [_package(name) for name in _NEEDED]
     backends, works = _providers()
     verified = _bundle(bundle)
-    findings = [*needed, *_mixtures(), *backends, *_encoders(), verified]
+    findings = [*needed, *_mixtures(), *backends, *_encoders(), _llm_server(), verified]
     can_run = works and verified.state == "ok" and all(finding.state == "ok" for finding in needed)
     versions = {"alref-edge": __version__, "python": platform.python_version(), "platform": platform.platform()}
     versions |= {name: version for name in (*_BACKENDS, *_OTHERS) if (version := _version(name)) is not None}
@@ -182,6 +182,17 @@ def _encoders() -> list[Finding]:
         return [Finding("video encoders", "ok", ", ".join(there))]
     detail = "no H.264 encoder: overlays are MPEG-4 part 2" if there else "none: overlays cannot be written"
     return [Finding("video encoders", "missing", detail, "pip install --force-reinstall av")]
+
+
+def _llm_server() -> Finding:
+    """vLLM, in the environment that `alref-edge mllm serve` would take."""
+    from alref_edge.mllm.installation import Installation
+
+    try:
+        vllm = Installation.find()
+    except AlrefError as error:
+        return Finding("vLLM", "missing", f"{error.message} {error.got}; optional", error.mend or "")
+    return Finding("vLLM", "ok", f"{vllm.version}{', for CPUs' if vllm.on_cpu else ''}, of {vllm.python}")
 
 
 def _bundle(path: Path | None) -> Finding:

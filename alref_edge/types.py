@@ -44,6 +44,18 @@ class Detections:
         """The `count` best by score, best first (ties keep their order)."""
         return self[np.argsort(-self.scores_n, kind="stable")[:count]]
 
+    def distinct(self, iou: float) -> Detections:
+        """The best by score of those that overlap by an IoU of `iou` or more (greedy NMS), best first."""
+        areas_n = (self.boxes_n4[:, 2:] - self.boxes_n4[:, :2]).clip(0).prod(axis=1)
+        kept: list[int] = []
+        for row in np.argsort(-self.scores_n, kind="stable").tolist():
+            low_k2 = np.maximum(self.boxes_n4[kept, :2], self.boxes_n4[row, :2])
+            high_k2 = np.minimum(self.boxes_n4[kept, 2:], self.boxes_n4[row, 2:])
+            shared_k = (high_k2 - low_k2).clip(0).prod(axis=1)
+            if not (shared_k >= iou * (areas_n[kept] + areas_n[row] - shared_k)).any():
+                kept.append(row)
+        return self[np.array(kept, int)]
+
 
 @dataclass(frozen=True)
 class Pivot:

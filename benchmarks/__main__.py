@@ -10,6 +10,8 @@ PROGRAMS = {
     "reference": "the official pipeline's structure beside `alref-edge run`: boxes, masks, times",
     "sharing": "ten sentences on one clip beside ten runs",
     "vectors": "make tests/vectors: the official answers on the shipped weights",
+    "mllm": "an LLM's server under load: many requests at once beside one at a time",
+    "overlap": "reasoning and tracking side by side, beside one after the other",
     "memory": "resident memory over a long video",
 }
 

@@ -82,16 +82,16 @@ def _answers(frames: int) -> list[dict[str, Any]]:
 
 
 def _official(folder: Path, answers: list[dict[str, Any]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    out = folder / "official"
+    out, bundle = folder / "official", Bundle.open(arguments.bundle)
     job = {
         "frames": str(folder / "frames"),
         "out": str(out),
         "threads": arguments.threads,
         "sentences": answers,
-        "box_threshold": 0.25,
+        "box_threshold": bundle.manifest.defaults.get("rvos", {}).get("box_threshold", 0.25),
         "text_threshold": 0.2,
         "top": 3,
-        **official_checkpoints(Bundle.open(arguments.bundle), arguments.weights),
+        **official_checkpoints(bundle, arguments.weights),
     }
     (folder / "job.json").write_text(json.dumps(job))
     run_official("rvos_pipeline", str(folder / "job.json"))

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,23 @@ def processor_time() -> float:
 
     Other programs on the machine hardly stretch it, as they do the time of the wall.
     """
-    tasks = Path("/proc/self/task").glob("*/children")
-    children = [int(pid) for path in tasks for pid in path.read_text().split()]
-    # The clock of a process is its number, inverted, beside the kind of clock: what clock_getcpuclockid(3) gives.
-    return time.process_time() + sum(time.clock_gettime(~pid << 3 | 2) for pid in children)
+    return time.process_time() + sum(map(_processor_time, descendants("self")))
+
+
+def descendants(pid: int | str) -> list[int]:
+    """The processes that a process started and that run still, and theirs. For Linux."""
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended by now
+            children += map(int, path.read_text().split())
+    return [*children, *(each for child in children for each in descendants(child))]
+
+
+def _processor_time(pid: int) -> float:
+    with suppress(OSError):  # a process that has ended by now
+        # The clock of a process is its number, inverted, beside the kind of clock: see clock_getcpuclockid(3).
+        return time.clock_gettime(~pid << 3 | 2)
+    return 0.0
 
 
 def compare(

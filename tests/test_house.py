@@ -82,7 +82,7 @@ def test_importing_the_package_loads_no_backend() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert "alref_edge" in loaded
-    assert not loaded & {"onnxruntime", "tensorrt", "numpy", "av", "torch", "PIL", "typer", "tokenizers"}
+    assert not loaded & {"onnxruntime", "tensorrt", "numpy", "av", "torch", "PIL", "typer", "tokenizers", "httpx"}
 
 
 def test_every_public_name_loads_without_torch() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli import demo, doctor, evaluate, run, synth
+from alref_edge.cli import agree, demo, doctor, evaluate, mllm, run, synth
 from alref_edge.cli.console import EPILOG, echo
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def _root(
 
 
 # In the order of `--help`.
-for _module in (demo, run, evaluate, synth, doctor):
+for _module in (demo, run, mllm, evaluate, agree, synth, doctor):
     _module.register(app)
 
 

@@ -25,6 +25,21 @@ from alref_edge.cli.console import (
     seed_range,
     warn,
 )
+from alref_edge.cli.reasoning import (
+    LLM_SELECTORS,
+    AllowRemote,
+    AnswerCache,
+    EndpointUrl,
+    InFlight,
+    ModelName,
+    NoAnswerCache,
+    PixelBudget,
+    Reasoning,
+    TemplatesFolder,
+    Timeout,
+    TranscriptFolder,
+)
+from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
     from alref_edge.evaluation import Evaluation, SoundEvaluation
@@ -50,6 +65,20 @@ def synthetic(
     bundle: BundleOption = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    selector: Annotated[
+        list[str] | None,
+        typer.Option("--selector", help="Whose pivots: grounding (if left out), mllm, mixed; may stand many times."),
+    ] = None,
+    endpoint: EndpointUrl = None,
+    allow_remote: AllowRemote = False,
+    llm: ModelName = None,
+    templates: TemplatesFolder = None,
+    llm_pixels: PixelBudget = None,
+    in_flight: InFlight = 32,
+    llm_timeout: Timeout = 600.0,
+    answer_cache: AnswerCache = None,
+    no_answer_cache: NoAnswerCache = False,
+    transcript: TranscriptFolder = None,
     every: Annotated[int, typer.Option(min=1, help="Ask Grounding DINO alone on every so many frames.")] = 5,
     size: Size = 256,
     frames: Annotated[int, typer.Option(max=10_000, help="Frames of a scene.")] = 40,
@@ -65,13 +94,39 @@ def synthetic(
     """
     from alref_edge.evaluation import evaluate_synthetic
     from alref_edge.models.grounding_dino import GroundingDino
+    from alref_edge.pipeline import GroundingSelector
 
-    def measure(pipeline: Pipeline, detector: Any, chosen: range, progress: ProgressCallback | None) -> Evaluation:
-        return evaluate_synthetic(pipeline, detector, chosen, every=every, size=size, frames=frames, progress=progress)
-
-    _Engine(bundle, device, precision, allow_fallback, threads).report(
-        measure, "grounding_dino", GroundingDino, seed_range(seeds), f"{frames} frames, {size}x{size}", json
+    reasoning = Reasoning(
+        endpoint,
+        allow_remote,
+        llm,
+        templates,
+        llm_pixels,
+        in_flight,
+        llm_timeout,
+        answer_cache,
+        no_answer_cache,
+        transcript,
     )
+    names = list(dict.fromkeys(selector or ["grounding"]))
+    if wrong := [name for name in names if name not in ("grounding", *LLM_SELECTORS)]:
+        raise InputError("There is no such selector.", expected="grounding, mllm or mixed", got=wrong[0])
+    asks = any(name in LLM_SELECTORS for name in names)
+    if not asks:
+        reasoning.refuse()
+    with reasoning.asking() if asks else nullcontext() as asking:
+        selectors = [
+            asking.selector(name) if asking and name in LLM_SELECTORS else GroundingSelector() for name in names
+        ]
+
+        def measure(pipeline: Pipeline, detector: Any, chosen: range, progress: ProgressCallback | None) -> Evaluation:
+            return evaluate_synthetic(
+                pipeline, detector, chosen, selectors, every=every, size=size, frames=frames, progress=progress
+            )
+
+        _Engine(bundle, device, precision, allow_fallback, threads).report(
+            measure, "grounding_dino", GroundingDino, seed_range(seeds), f"{frames} frames, {size}x{size}", json
+        )
 
 
 @_eval.command(epilog=EPILOG)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,12 +30,27 @@ from alref_edge.cli.console import (
     warn,
 )
 from alref_edge.cli.hearing import Hearing
+from alref_edge.cli.reasoning import (
+    LLM_SELECTORS,
+    AllowRemote,
+    AnswerCache,
+    EndpointUrl,
+    InFlight,
+    ModelName,
+    NoAnswerCache,
+    PixelBudget,
+    Reasoning,
+    TemplatesFolder,
+    Timeout,
+    TranscriptFolder,
+)
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from alref_edge.pipeline import AvsRun, PivotSelector, RvosResult
+    from alref_edge.pipeline import AvsRun, ReplaySelector, RvosResult
 
 _REPORT = "report.html"
+_SELECTORS = ("grounding", *LLM_SELECTORS, "replay")
 
 
 class _Run(TyperCommand):
@@ -66,7 +82,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Output folder; INPUT's name with -alref if left out.")] = None,
     device: Device = "auto",
     precision: Precision = "float32",
-    selector: Annotated[str, typer.Option(help="Who picks the pivots: grounding or replay.")] = "grounding",
+    selector: Annotated[str, typer.Option(help="Who decides: grounding, mllm, mixed or replay.")] = "grounding",
     pivots: Annotated[Path | None, typer.Option(help="The file that --selector replay reads, for sentences.")] = None,
     semantic: Annotated[bool, typer.Option("--semantic", help="With --audio: also write maps of classes.")] = False,
     categories: Annotated[
@@ -82,8 +98,23 @@ def run(
         Path | None,
         typer.Option(help="With --audio: the folder of answers (gpt_results) that --selector replay reads."),
     ] = None,
-    clip: Annotated[str | None, typer.Option(help="The clip's name in --answers; INPUT's name if left out.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="The clip's name in --answers and --record; INPUT's name if left out.")
+    ] = None,
     segments: Annotated[Path | None, typer.Option(help="With --answers: the file of the sound's segments.")] = None,
+    endpoint: EndpointUrl = None,
+    allow_remote: AllowRemote = False,
+    llm: ModelName = None,
+    templates: TemplatesFolder = None,
+    llm_pixels: PixelBudget = None,
+    in_flight: InFlight = 32,
+    llm_timeout: Timeout = 600.0,
+    answer_cache: AnswerCache = None,
+    no_answer_cache: NoAnswerCache = False,
+    transcript: TranscriptFolder = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also note the decisions there, for `alref-edge agree`.")
+    ] = None,
     fps: Annotated[float, typer.Option(help="Frames per second of a folder or an image, which have no clock.")] = 24.0,
     masks: Annotated[str, typer.Option(help="How masks are written: png, rle or none.")] = "png",
     overlay: Annotated[bool, typer.Option(help="Also write a video with the masks over the frames.")] = True,
@@ -109,19 +140,49 @@ def run(
     from alref_edge.pipeline import Pipeline
     from alref_edge.pipeline.measure import Watch
     from alref_edge.pipeline.output import ResultFolder
+    from alref_edge.pipeline.recording import open_record, record_decisions
     from alref_edge.report import write_report
 
     sentences = read_sentences(text or [], text_file)
-    hearing = Hearing(selector, semantic, categories, silence_gate, setting, answers, clip, segments)
+    hearing = Hearing(
+        selector,
+        semantic,
+        categories,
+        silence_gate,
+        setting,
+        answers,
+        clip if record is None or answers else None,
+        segments,
+    )
     if audio is None:
         hearing.refuse()
     elif sentences or pivots is not None:
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
+    name = clip or Path(os.path.abspath(video)).stem
+    if record is not None:
+        open_record(record, name)
     caps = {"bytes": limit_bytes, "pixels": limit_pixels, "frames": limit_frames, "duration_s": limit_seconds}
-    if selector not in ("grounding", "replay"):
-        raise InputError("There is no such selector.", expected="grounding or replay", got=selector, mend="choose one.")
-    pivot_selector = _selector(selector, pivots) if audio is None else None
-    sound_selector = None if audio is None else hearing.selector(video)
+    reasoning = Reasoning(
+        endpoint,
+        allow_remote,
+        llm,
+        templates,
+        llm_pixels,
+        in_flight,
+        llm_timeout,
+        answer_cache,
+        no_answer_cache,
+        transcript,
+    )
+    if selector not in _SELECTORS:
+        raise InputError("There is no such selector.", expected=" or ".join(_SELECTORS), got=selector)
+    if selector not in LLM_SELECTORS:
+        reasoning.refuse()
+    if record is not None and audio is not None and setting is None:
+        raise InputError(
+            "Decisions about sounds are of a setting.", mend="name it: --setting s4, ms3, avss or v2_binary"
+        )
+    replayed = _replayed(selector, pivots) if audio is None else hearing.selector(video)
     source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}), fps=fps)  # type: ignore[arg-type]
     sound_caps = {name: cap for name, cap in caps.items() if cap is not None and name in ("bytes", "duration_s")}
     tracker = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots_in_attention}
@@ -135,6 +196,7 @@ def run(
             extras=(_REPORT,) if report else (),
             semantic=semantic,
         ) as folder,
+        reasoning.asking() if selector in LLM_SELECTORS else nullcontext() as asking,
         Pipeline.from_bundle(
             bundle, device, precision=precision, allow_fallback=allow_fallback, threads=threads
         ) as pipeline,
@@ -147,43 +209,44 @@ def run(
             found = pipeline.rvos(
                 source,
                 sentences,
-                selector=pivot_selector,
+                selector=asking.selector(selector) if asking else replayed,  # type: ignore[arg-type]
                 settings=settings,
                 progress=progress,
                 spill_dir=folder.partial,
             )
             results = list(found)
         else:
+            avs_settings = hearing.settings(pipeline).changed(changes)
             results = pipeline.avs(
                 source,
                 audio or None,
-                selector=sound_selector,
-                settings=hearing.settings(pipeline).changed(changes),
+                selector=asking.sound_selector(selector, pipeline, avs_settings) if asking else replayed,  # type: ignore[arg-type]
+                settings=avs_settings,
                 audio_limits=AudioLimits(**sound_caps),  # type: ignore[arg-type]
                 progress=progress,
                 spill_dir=folder.partial,
             )
-        record = folder.write(results, source, Watch(progress=progress))
+        written = folder.write(results, source, Watch(progress=progress))
         if report:
-            write_report(folder.partial / _REPORT, record, source, results)
-    for warning in record["warnings"]:
+            write_report(folder.partial / _REPORT, written, source, results)
+    for warning in written["warnings"]:
         if warning not in pipeline.warnings:
             warn(warning)
-    _print_run(record, folder.path, as_json)
+    _print_run(written, folder.path, as_json)
+    if record is not None:
+        record_decisions(record, setting, name, results)
 
 
 def read_sentences(texts: list[str], file: Path | None) -> list[str]:
     return texts if file is None else [*texts, *read_lines(file, "sentence", "sentences")]
 
 
-def _selector(name: str, pivots: Path | None) -> PivotSelector:
-    from alref_edge.pipeline import GroundingSelector, ReplaySelector
+def _replayed(name: str, pivots: Path | None) -> ReplaySelector | None:
+    from alref_edge.pipeline import ReplaySelector
 
     if (name == "replay") != (pivots is not None):
-        raise InputError(
-            "--selector replay and --pivots FILE go together.", mend="give both, or neither for the grounding selector."
-        )
-    return GroundingSelector() if pivots is None else ReplaySelector.from_file(pivots)
+        raise InputError("--selector replay and --pivots FILE go together.", mend="give both, or neither.")
+    return None if pivots is None else ReplaySelector.from_file(pivots)
 
 
 def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:

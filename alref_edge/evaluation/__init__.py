@@ -11,7 +11,6 @@ from alref_edge.evaluation.synthetic import (
     ExpressionScores,
     TopBox,
     Tracked,
-    evaluate_scene,
     evaluate_synthetic,
     oracle,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "Tracked",
     "box_iou",
     "evaluate_clip",
-    "evaluate_scene",
     "evaluate_sound",
     "evaluate_synthetic",
     "oracle",

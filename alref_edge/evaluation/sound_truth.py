@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -84,6 +85,8 @@ class KnowingSelector:
 
     truth: SoundTruth
     name: str = "truth"
+    in_flight: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def categories(self, window: SoundWindow, ground: Ground) -> list[SoundingCategory]:
         """See `SoundSelector.categories`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,18 +11,6 @@ from alref_edge.metrics import Estimate, clustered_mean
 
 if TYPE_CHECKING:
     from alref_edge.evaluation.synthetic import ExpressionScores
-
-MEASURES: dict[str, Callable[[ExpressionScores], Sequence[float]]] = {
-    "oracle_j": lambda scores: [scores.oracle.j],
-    "oracle_f": lambda scores: [scores.oracle.f],
-    "oracle_j_and_f": lambda scores: [scores.oracle.j_and_f],
-    "grounding_j": lambda scores: [scores.grounding.j],
-    "grounding_f": lambda scores: [scores.grounding.f],
-    "grounding_j_and_f": lambda scores: [scores.grounding.j_and_f],
-    "pivot_right": lambda scores: scores.grounding.pivots_right,
-    "top_box_right": lambda scores: [top.is_right for top in scores.top_boxes],
-}
-"""The samples that an expression gives to each measure."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +21,9 @@ class Summary:
         kind: one of the kinds of expressions, or "all".
         expressions: how many.
         clips: how many scenes they are from.
-        measures: mean and interval, scenes drawn again, by the names in `MEASURES`. J, F and J&F count each expression
-            once, `pivot_right` each pivot of the grounding selector, `top_box_right` each frame looked at that shows
-            the target; if there is no such frame, it is missing.
+        measures: mean and interval, scenes drawn again, by name. For each way to choose the pivots, `WAY_j`, `WAY_f`
+            and `WAY_j_and_f` count each expression once, `WAY_pivot_right` each of its pivots; `top_box_right` counts
+            each frame looked at that shows the target; if there is no such frame, it is missing.
     """
 
     kind: str
@@ -51,32 +39,45 @@ def summaries(scores: Sequence[ExpressionScores]) -> tuple[Summary, ...]:
         chosen = [each for each in scores if kind in (each.kind, "all")]
         if not chosen:
             continue
-        clips: dict[int, list[ExpressionScores]] = {}
+        clips: dict[int, list[dict[str, list[float]]]] = {}
         for each in chosen:
-            clips.setdefault(each.seed, []).append(each)
+            clips.setdefault(each.seed, []).append(_samples(each))
         measures = {}
-        for name, samples in MEASURES.items():
-            clusters = [[float(value) for each in clip for value in samples(each)] for clip in clips.values()]
+        for name in _samples(chosen[0]):
+            clusters = [[value for each in clip for value in each[name]] for clip in clips.values()]
             if any(clusters):
                 measures[name] = clustered_mean(clusters)
         found.append(Summary(kind, len(chosen), len(clips), measures))
     return tuple(found)
 
 
+def _samples(scores: ExpressionScores) -> dict[str, list[float]]:
+    """What an expression adds to each measure."""
+    samples: dict[str, list[float]] = {}
+    for way, tracked in scores.tracked.items():
+        samples |= {f"{way}_j": [tracked.j], f"{way}_f": [tracked.f], f"{way}_j_and_f": [tracked.j_and_f]}
+        if way != "oracle":
+            samples[f"{way}_pivot_right"] = [float(right) for right in tracked.pivots_right]
+    return {**samples, "top_box_right": [float(top.is_right) for top in scores.top_boxes]}
+
+
 def to_text(table: Sequence[Summary]) -> str:
     """Lines for a person; intervals are of 95 %."""
-    ways = f"{'J':<6} {'F':<6} {'J&F':<20}"
-    lines = [
-        f"{'':<17}  {'oracle pivots':<34}  {'grounding pivots':<34}  right boxes, %",
-        f"{'kind':<11}{'count':>6}  {ways}  {ways}  {'pivot':<8} top box, any frame",
-    ]
+    ways = [name.removesuffix("_j_and_f") for name in table[0].measures if name.endswith("_j_and_f")] if table else []
+    head, names = f"{'':<17}", f"{'kind':<11}{'count':>6}"
+    for way in ways:
+        box = "" if way == "oracle" else "  box"
+        head += f"  {f'{way} pivots':<{34 + len(box)}}"
+        names += f"  {'J':<6} {'F':<6} {'J&F':<20}{box}"
+    lines = [f"{head}  right boxes, %", f"{names}  top box, any frame"]
     for each in table:
         cells = [f"{each.kind:<11}{each.expressions:>6}"]
-        for way in ("oracle", "grounding"):
+        for way in ways:
             j, f, both = (each.measures[f"{way}_{name}"] for name in ("j", "f", "j_and_f"))
+            right = each.measures.get(f"{way}_pivot_right")
             cells.append(f"{j.mean:<6.3f} {f.mean:<6.3f} {both.mean:.3f} [{both.low:.3f}, {both.high:.3f}]")
-        cells.append(f"{100 * each.measures['pivot_right'].mean:<8.1f} {_percent(each.measures.get('top_box_right'))}")
-        lines.append("  ".join(cells))
+            cells += [f"{100 * right.mean:>3.0f}"] if right else []
+        lines.append("  ".join([*cells, _percent(each.measures.get("top_box_right"))]))
     return "\n".join(line.rstrip() for line in lines)
 
 

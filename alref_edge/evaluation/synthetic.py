@@ -1,12 +1,13 @@
-"""The pipeline on synthetic scenes: its masks with pivots of its own and with perfect ones, and its boxes alone.
+"""The pipeline on synthetic scenes: its masks with perfect pivots and with those of selectors, and its boxes alone.
 
-Perfect pivots show what the tracker loses, the difference to the pipeline's own what the choice of pivots loses, and
-the top boxes how much of that Grounding DINO is to answer for.
+Perfect pivots show what the tracker loses, the difference to a selector's what the choice of pivots loses, and the top
+boxes how much of that Grounding DINO is to answer for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,12 +21,20 @@ from alref_edge.evaluation.scene_source import SceneSource
 from alref_edge.evaluation.summary import Summary, summaries, to_text
 from alref_edge.metrics import j_and_f
 from alref_edge.models.grounding_dino import GroundingDino
-from alref_edge.pipeline import GroundingSelector, Pipeline, PivotSelector, Progress, ReplaySelector, RvosSettings
+from alref_edge.pipeline import (
+    GroundingSelector,
+    Pipeline,
+    PivotSelector,
+    Progress,
+    ReplaySelector,
+    RvosResult,
+    RvosSettings,
+)
 from alref_edge.pipeline.measure import ProgressCallback
 from alref_edge.pipeline.pivots import windows
 from alref_edge.types import Pivot
 
-SCHEMA = "alref-edge.eval-synthetic/1"
+SCHEMA = "alref-edge.eval-synthetic/2"
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,7 @@ class ExpressionScores:
     Attributes:
         seed: of the scene.
         text, kind, target: the expression.
-        oracle: with perfect pivots.
-        grounding: with the pivots of the grounding selector.
+        tracked: by way to choose the pivots: "oracle", which knows the truth, then the selectors by name.
         top_boxes: Grounding DINO alone, on every so many frames.
     """
 
@@ -87,8 +95,7 @@ class ExpressionScores:
     text: str
     kind: str
     target: int
-    oracle: Tracked
-    grounding: Tracked
+    tracked: Mapping[str, Tracked]
     top_boxes: tuple[TopBox, ...]
 
 
@@ -123,10 +130,36 @@ class Evaluation:
         return to_text(self.summaries)
 
 
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """What is true of a scene, pixel by pixel.
+
+    Attributes:
+        scene: it.
+        labels_thw: the object seen at each pixel, int8 `[T, H, W]`.
+        boxes_tn4: boxes of what is seen of each object, float32 xyxy `[T, N, 4]`.
+    """
+
+    scene: Scene
+    labels_thw: np.ndarray
+    boxes_tn4: np.ndarray
+
+    @classmethod
+    def of(cls, scene: Scene) -> _Truth:
+        frames = range(scene.num_frames)
+        labels = [scene.labels(frame) for frame in frames]
+        return cls(scene, np.stack(labels), np.stack([scene.boxes(frame) for frame in frames]))
+
+    @property
+    def sentences(self) -> list[str]:
+        return [expression.text for expression in self.scene.expressions]
+
+
 def evaluate_synthetic(
     pipeline: Pipeline,
     detector: GroundingDino,
     seeds: range,
+    selectors: Sequence[PivotSelector] = (GroundingSelector(),),
     *,
     every: int = 5,
     size: int = 256,
@@ -139,24 +172,59 @@ def evaluate_synthetic(
         pipeline: of the bundle that is to be measured.
         detector: Grounding DINO of the same bundle, in the same precision.
         seeds: of the scenes.
+        selectors: whose pivots are measured beside perfect ones, each in a run over all scenes.
         every: Grounding DINO alone is asked on frame 0 and every so many frames after it.
         size: height and width of a scene in pixels.
         frames: length of a scene.
-        progress: called after every scene, with frames of video.
+        progress: called after every scene of every way to choose the pivots, with frames of video.
 
     Raises:
         InputError: no seeds, or a size, a length or a step that makes no sense.
+        MllmError: a selector's LLM cannot be reached.
         BundleError, EngineError, ProviderError, CapacityError: see `Pipeline`.
     """
     if not seeds or min(seeds) < 0 or every < 1:
         raise InputError(
             "There is nothing to measure.", expected="seeds from 0, and a step of frames from 1", got=(seeds, every)
         )
-    scores: list[ExpressionScores] = []
-    for done, seed in enumerate(seeds, 1):
-        scores += evaluate_scene(pipeline, detector, make_scene(seed, size, size, frames), every)
+    names = [each.name for each in selectors]
+    if len({"oracle", *names}) <= len(names):
+        raise InputError("Selectors are told apart by their names.", expected="each once, none 'oracle'", got=names)
+    ways: dict[str, list[Tracked]] = {"oracle": []}
+    tops: list[tuple[TopBox, ...]] = []
+    reasoning: dict[str, Counter[str]] = {}
+    rows: list[tuple[int, Expression]] = []
+    total = len(seeds) * (1 + len(selectors))
+
+    def scenes() -> Iterator[Scene]:
+        return (scene for seed in seeds if (scene := make_scene(seed, size, size, frames)).expressions)
+
+    def tell(done: int) -> None:
         if progress is not None:
-            progress(Progress("scenes", done * frames, len(seeds) * frames))
+            progress(Progress("scenes", done * frames, total * frames))
+
+    for done, scene in enumerate(scenes(), 1):
+        truth = _Truth.of(scene)
+        rows += [(scene.seed, expression) for expression in scene.expressions]
+        perfect = oracle(scene.expressions, truth.labels_thw, truth.boxes_tn4, pipeline.settings)
+        ways["oracle"] += _measure(truth, list(pipeline.rvos(SceneSource(scene), truth.sentences, selector=perfect)))
+        tops += _top_boxes(detector, truth, range(0, scene.num_frames, every))
+        tell(done)
+    for number, selector in enumerate(selectors, 1):
+        tracked = ways.setdefault(selector.name, [])
+        counted = reasoning.setdefault(selector.name, Counter())
+        jobs = ((SceneSource(scene), [each.text for each in scene.expressions]) for scene in scenes())
+        found = pipeline.rvos_many(jobs, selector=selector)
+        for done, (scene, results) in enumerate(zip(scenes(), found, strict=True), 1):
+            tracked += _measure(_Truth.of(scene), results)
+            report = results[0].run
+            counted.update({name: count for name, count in report.reasoning.items() if isinstance(count, int)})
+            tell(number * len(seeds) + done)
+            results[0].close()
+    scores = tuple(
+        ExpressionScores(seed, each.text, each.kind, each.target, dict(zip(ways, tracked, strict=True)), boxes)
+        for (seed, each), boxes, *tracked in zip(rows, tops, *ways.values(), strict=True)
+    )
     facts = {
         "bundle": bundle_facts(pipeline),
         "precision": pipeline.precision,
@@ -164,33 +232,11 @@ def evaluate_synthetic(
         "seeds": [seeds.start, seeds.stop, seeds.step],
         "scenes": {"width": size, "height": size, "frames": frames},
         "settings": asdict(pipeline.settings),
+        "selectors": {each.name: {**each.facts, **reasoning[each.name]} for each in selectors},
         "top_boxes": {"every_frames": every, "right_iou": RIGHT_IOU},
         "environment": environment(),
     }
-    return Evaluation(facts, tuple(scores))
-
-
-def evaluate_scene(pipeline: Pipeline, detector: GroundingDino, scene: Scene, every: int = 5) -> list[ExpressionScores]:
-    """Measure every expression of a scene; all share one run of the pipeline for each way to choose the pivots.
-
-    Args:
-        pipeline, detector, every: see `evaluate_synthetic`.
-        scene: it.
-    """
-    if not scene.expressions:
-        return []
-    labels_thw = np.stack([scene.labels(frame) for frame in range(scene.num_frames)])
-    boxes_tn4 = np.stack([scene.boxes(frame) for frame in range(scene.num_frames)])
-    perfect = oracle(scene.expressions, labels_thw, boxes_tn4, pipeline.settings)
-    by_oracle = _track(pipeline, scene, perfect, labels_thw, boxes_tn4)
-    by_grounding = _track(pipeline, scene, GroundingSelector(), labels_thw, boxes_tn4)
-    tops = _top_boxes(detector, scene, range(0, scene.num_frames, every), labels_thw, boxes_tn4)
-    return [
-        ExpressionScores(scene.seed, each.text, each.kind, each.target, with_truth, with_grounding, boxes)
-        for each, with_truth, with_grounding, boxes in zip(
-            scene.expressions, by_oracle, by_grounding, tops, strict=True
-        )
-    ]
+    return Evaluation(facts, scores)
 
 
 def oracle(
@@ -218,36 +264,31 @@ def oracle(
     return ReplaySelector(pivots, {}, name="oracle")
 
 
-def _track(
-    pipeline: Pipeline, scene: Scene, selector: PivotSelector, labels_thw: np.ndarray, boxes_tn4: np.ndarray
-) -> list[Tracked]:
+def _measure(truth: _Truth, results: Sequence[RvosResult]) -> list[Tracked]:
+    """One a sentence of the scene, in order."""
     tracked = []
-    texts = [expression.text for expression in scene.expressions]
-    for result, expression in zip(
-        pipeline.rvos(SceneSource(scene), texts, selector=selector), scene.expressions, strict=True
-    ):
-        measured = j_and_f((mask_hw for _, mask_hw in result.masks()), labels_thw == expression.target)
+    for result, expression in zip(results, truth.scene.expressions, strict=True):
+        target = expression.target
+        measured = j_and_f((mask_hw for _, mask_hw in result.masks()), truth.labels_thw == target)
         pivots = tuple(
-            (pivot.frame, box_iou(pivot.box_xyxy, boxes_tn4[pivot.frame, expression.target])) for pivot in result.pivots
+            (pivot.frame, box_iou(pivot.box_xyxy, truth.boxes_tn4[pivot.frame, target])) for pivot in result.pivots
         )
         tracked.append(Tracked(measured.j, measured.f, measured.j_and_f, pivots, result.fell_back))
     return tracked
 
 
-def _top_boxes(
-    detector: GroundingDino, scene: Scene, looked_at: range, labels_thw: np.ndarray, boxes_tn4: np.ndarray
-) -> list[tuple[TopBox, ...]]:
-    images = {frame: detector.encode_image(scene.frame(frame)) for frame in looked_at}
+def _top_boxes(detector: GroundingDino, truth: _Truth, looked_at: range) -> list[tuple[TopBox, ...]]:
+    images = {frame: detector.encode_image(truth.scene.frame(frame)) for frame in looked_at}
     found = []
-    for expression in scene.expressions:
+    for expression in truth.scene.expressions:
         words = detector.encode_text(expression.text)
         tops = []
         for frame, image in images.items():
-            pixels = int(np.count_nonzero(labels_thw[frame] == expression.target))
+            pixels = int(np.count_nonzero(truth.labels_thw[frame] == expression.target))
             if not pixels:
                 continue
             best = detector.detect(image, words, box_threshold=0, text_threshold=0).top(1)
-            iou = box_iou(best.boxes_n4[0], boxes_tn4[frame, expression.target]) if len(best) else 0.0
+            iou = box_iou(best.boxes_n4[0], truth.boxes_tn4[frame, expression.target]) if len(best) else 0.0
             tops.append(TopBox(frame, pixels, iou, float(best.scores_n[0]) if len(best) else 0.0))
         found.append(tuple(tops))
     return found

@@ -6,12 +6,15 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from alref_edge.errors import AlrefError, CapacityError, InputError
+
+_UMASK = threading.Lock()
 
 
 def open_beside(path: Path) -> tuple[IO[bytes], Path]:
@@ -31,13 +34,19 @@ def open_beside(path: Path) -> tuple[IO[bytes], Path]:
 
 def publish(partial: Path, path: Path) -> None:
     """Gives a finished partial file its final name, with the permissions that a plain file would have."""
-    mask = os.umask(0)
-    os.umask(mask)
     try:
-        partial.chmod(0o666 & ~mask)
+        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _umask() -> int:
+    """The process's umask, which can be read by setting it alone: one thread at a time."""
+    with _UMASK:
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return mask
 
 
 @contextmanager

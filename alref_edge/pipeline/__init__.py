@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -18,12 +20,13 @@ from alref_edge.pipeline.avs import Clock, listen, track
 from alref_edge.pipeline.avs_replay import ReplaySoundSelector, Setting
 from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundSelector, SoundWindow
 from alref_edge.pipeline.masks import MaskStore
-from alref_edge.pipeline.measure import Progress, ProgressCallback, Watch
+from alref_edge.pipeline.measure import Progress, ProgressCallback, Watch, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
 from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector, Segment
+from alref_edge.pipeline.reasoning import MllmSelector, MllmSoundSelector
 from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
-from alref_edge.pipeline.rvos import Query, segment_video
+from alref_edge.pipeline.rvos import Job, Query, segment_videos
 from alref_edge.pipeline.settings import REF_DAVIS17, AnySettings, AvsSettings, RvosSettings
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
@@ -35,6 +38,8 @@ __all__ = [
     "AvsSettings",
     "GroundingSelector",
     "GroundingSoundSelector",
+    "MllmSelector",
+    "MllmSoundSelector",
     "Pipeline",
     "PivotSelector",
     "Progress",
@@ -188,34 +193,68 @@ class Pipeline:
             MediaError: the video cannot be read or is over a limit.
             BundleError, EngineError, ProviderError, CapacityError: see there.
         """
-        texts = _checked_sentences(sentences)
-        settings = settings or self.settings
-        selector = selector or GroundingSelector()
+        settings, selector = settings or self.settings, selector or GroundingSelector()
+        progress = one_at_a_time(progress)
+        job = self._job(video, sentences, selector, limits, progress, spill_dir)
+        return chain.from_iterable(self._run([job], selector, settings, feature_cache_bytes))
+
+    def rvos_many(
+        self,
+        videos: Iterable[tuple[str | os.PathLike[str] | VideoSource, str | Sequence[str]]],
+        *,
+        selector: PivotSelector | None = None,
+        settings: RvosSettings | None = None,
+        limits: Limits | None = None,
+        progress: ProgressCallback | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> Iterator[list[RvosResult]]:
+        """Segment many videos, each with sentences of its own.
+
+        With a selector that asks an LLM, pivots are chosen for the videos to come while one is tracked, as far ahead as
+        the selector's `in_flight` and memory allow, so that neither waits for the other.
+
+        Args:
+            videos: pairs of what `rvos` takes as `video` and `sentences`; taken one by one, some ahead of the results,
+                in another thread then. Each is a source of its own.
+            selector, settings, limits, progress, spill_dir, feature_cache_bytes: see `rvos`.
+
+        Yields:
+            The results of each video, in order. Close them when they are done with: their masks lie on disk till then.
+
+        Raises:
+            As `rvos`, when it is the turn of the video that the error is about; then nothing more comes.
+        """
+        settings, selector = settings or self.settings, selector or GroundingSelector()
+        told = one_at_a_time(progress)
+        jobs = (self._job(video, texts, selector, limits, told, spill_dir) for video, texts in videos)
+        return self._run(jobs, selector, settings, feature_cache_bytes)
+
+    def _job(
+        self,
+        video: str | os.PathLike[str] | VideoSource,
+        sentences: str | Sequence[str],
+        selector: PivotSelector,
+        limits: Limits | None,
+        progress: ProgressCallback | None,
+        spill_dir: str | os.PathLike[str] | None,
+    ) -> Job:
+        """A video and its sentences, checked as far as that goes without work."""
         queries = []
-        for text in texts:
+        for text in _checked_sentences(sentences):
             given = selector.given(text)
             queries.append(Query(text, None if given is None else tuple(given)))
         source = video if isinstance(video, VideoSource) else open_video(video, limits)
-        return self._run(source, queries, selector, settings, Watch(progress=progress), spill_dir, feature_cache_bytes)
+        folder = None if spill_dir is None else os.fspath(spill_dir)
+        return Job(source, queries, Watch(progress=progress), folder)
 
     def _run(
-        self,
-        source: VideoSource,
-        queries: list[Query],
-        selector: PivotSelector,
-        settings: RvosSettings,
-        watch: Watch,
-        spill_dir: str | os.PathLike[str] | None,
-        cache_bytes: int,
-    ) -> Iterator[RvosResult]:
-        info = source.info
-        folder = None if spill_dir is None else os.fspath(spill_dir)
-        masks = MaskStore(len(queries), source.frame_count(), info.height, info.width, folder)
-        segment_video(self._networks, source, queries, selector, settings, watch, masks, cache_bytes)
-        report = RunReport.of(self._networks, source, selector.name, settings, watch)
-        general = (*self.warnings, *source.warnings)
-        for number, query in enumerate(queries):
-            yield RvosResult.of(number, query, general, report, masks)
+        self, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, cache_bytes: int
+    ) -> Iterator[list[RvosResult]]:
+        for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes):
+            report = RunReport.of(self._networks, job.source, selector, settings, job.watch)
+            general = (*self.warnings, *job.source.warnings)
+            yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
 
     def avs(
         self,
@@ -231,6 +270,8 @@ class Pipeline:
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
     ) -> AvsRun:
         """Segment, in a video, the objects that sound, in the seconds in which they do.
+
+        A selector that asks an LLM is asked about several windows at once; tracking begins when all are answered.
 
         Args:
             video: a file, a folder of frames (see `open_video` for their rate), or a source that `open_video` gave.
@@ -258,27 +299,37 @@ class Pipeline:
         watch = Watch(progress=progress)
         with watch.stage("decode"):
             wave, warnings = _sound_of(source, sound, audio_limits)
-        if selector is None:
-            selector = GroundingSoundSelector(
-                lambda words, choices: self._networks.language.nearest(words, choices),
-                settings.categories,
-                settings.tag_threshold,
-            )
+        selector = selector or self.sound_selector(settings)
+        began = time.perf_counter()
         found = listen(self._networks, source, wave, selector, settings, watch)
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
         track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
+        watch.elapsed_s = time.perf_counter() - began
         return AvsRun.of(
             found,
             numbers,
             (*self.warnings, *source.warnings, *warnings),
-            RunReport.of(self._networks, source, selector.name, settings, watch),
+            RunReport.of(self._networks, source, selector, settings, watch),
             self._class_of(list(numbers), settings.categories),
             wave,
             Clock.of(source).second_of_frame,
             masks,
         )
+
+    def sound_selector(self, settings: AvsSettings | None = None) -> GroundingSoundSelector:
+        """The selector that `avs` has if it is given none: by tags, words and grounding.
+
+        Args:
+            settings: numbers of the method; the bundle's defaults if None.
+        """
+        settings = settings or self.avs_settings()
+        return GroundingSoundSelector(self._nearest, settings.categories, settings.tag_threshold)
+
+    def _nearest(self, words: Sequence[str], choices: Sequence[str]) -> list[str]:
+        with self._networks.looking:
+            return self._networks.language.nearest(words, choices)
 
     def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
         """Raises BundleError where a network is missing that is sure to be asked."""

@@ -6,7 +6,10 @@ every frame is tracked, and what sounds is told for every second.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +18,7 @@ from alref_edge.errors import InputError, MediaError
 from alref_edge.media import VideoSource
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.models.beats import Tag, union_of_tags
+from alref_edge.pipeline.ahead import executor
 from alref_edge.pipeline.audio_segments import AudioSegment, segment_sound
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.lbru import SoundingCategory, SoundSelector, SoundWindow, keep_boxes
@@ -27,6 +31,7 @@ from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
 
 _EPSILON_S = 1e-6
+_MOST_WINDOWS = 8
 _SHORTEST_SEGMENT = SAMPLE_RATE * 25 // 1000
 
 
@@ -128,24 +133,38 @@ def listen(
     """
     watch.counters.frames = source.frame_count()
     grounder = Grounder(
-        lambda: networks.detector,
+        networks,
         settings.box_threshold,
         settings.text_threshold,
         lambda found: keep_boxes(found, settings.boxes_per_frame),
         watch,
     )
     clock = Clock.of(source)
-    found = []
-    for index, (start_s, frames, shown) in enumerate(clock.windows(settings.window_s)):
-        wave = wave_16khz[start_s * SAMPLE_RATE : (start_s + len(shown)) * SAMPLE_RATE]
-        silent = silent_seconds(wave, len(shown), settings.silence_db)
-        if all(silent):
-            found.append(Heard(start_s, frames, (), (), (), ((),) * len(shown), silent))
-        else:
-            ear = _Ear(networks, wave, settings, watch)
-            window = SoundWindow(index, start_s, shown, _images(source, shown, watch), ear.listen)
-            found.append(_understand(window, frames, ear, grounder, selector, settings, silent))
-        watch.report("listen", start_s + len(shown), clock.seconds)
+    found: list[Heard] = []
+    pool = executor(selector.in_flight)
+    asked: deque[Future[Heard]] = deque()
+
+    def settle(most: int) -> None:
+        while len(asked) > most:
+            before = time.perf_counter()
+            found.append(asked.popleft().result())
+            watch.add("wait", time.perf_counter() - before if selector.in_flight else 0)
+            watch.report("listen", found[-1].start_s + len(found[-1].labels), clock.seconds)
+
+    try:
+        for index, (start_s, frames, shown) in enumerate(clock.windows(settings.window_s)):
+            wave = wave_16khz[start_s * SAMPLE_RATE : (start_s + len(shown)) * SAMPLE_RATE]
+            silent = silent_seconds(wave, len(shown), settings.silence_db)
+            if all(silent):
+                asked.append(pool.submit(Heard, start_s, frames, (), (), (), ((),) * len(shown), silent))
+            else:
+                ear = _Ear(networks, wave, settings, watch)
+                window = SoundWindow(index, start_s, shown, _images(source, shown, watch), ear.listen, watch.count)
+                asked.append(pool.submit(_understand, window, frames, ear, grounder, selector, settings, silent))
+            settle(max(0, min(selector.in_flight, _MOST_WINDOWS) - 1))
+        settle(0)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return found
 
 
@@ -207,9 +226,10 @@ class _Ear:
 
     def listen(self) -> tuple[Tag, ...]:
         """The tags of all taggers together; remembered."""
-        if self.tags is None:
-            self.tags = self._listen()
-        return self.tags
+        with self._networks.looking:
+            if self.tags is None:
+                self.tags = self._listen()
+            return self.tags
 
     def _listen(self) -> tuple[Tag, ...]:
         taggings = []
@@ -223,9 +243,9 @@ class _Ear:
 
     def segments(self) -> tuple[AudioSegment, ...]:
         """The segments of the sound, by YAMNet."""
-        with self._watch.stage("load"):
+        with self._networks.looking, self._watch.stage("load"):
             yamnet = self._networks.yamnet
-        with self._watch.stage("listen"):
+        with self._networks.looking, self._watch.stage("listen"):
             return segment_sound(self.wave, yamnet, self._settings.segments)
 
     def labels(self, names: Sequence[str], segments: Sequence[AudioSegment], seconds: int) -> list[tuple[str, ...]]:
@@ -233,9 +253,9 @@ class _Ear:
         audible = [each for each in segments if len(each.of(self.wave)) >= _SHORTEST_SEGMENT]
         if not audible:
             return [()] * seconds
-        with self._watch.stage("load"):
+        with self._networks.looking, self._watch.stage("load"):
             language = self._networks.language
-        with self._watch.stage("listen"):
+        with self._networks.looking, self._watch.stage("listen"):
             sounding = language.sounding(
                 [each.of(self.wave) for each in audible],
                 names,
@@ -268,6 +288,7 @@ def _understand(
         labels = ear.labels(names, segments, window.seconds)
     else:
         labels = [tuple(names)] * window.seconds
+    grounder.forget(window.frames)
     gated = tuple(() if closed else label for closed, label in zip(silent, labels, strict=True))
     return Heard(window.start_s, frames, ear.tags or (), objects, segments, gated, silent)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,8 @@ class ReplaySoundSelector:
     clip: str
     recorded: tuple[AudioSegment, ...] | None = None
     name: str = "replay"
+    in_flight: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_folder(

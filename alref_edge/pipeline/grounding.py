@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from alref_edge.models.grounding_dino import GroundingDino, ImageFeatures, TextFeatures
 from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.networks import Networks
 from alref_edge.types import Detections
+
+_MOST_FEATURES = 64  # frames; one at 800x1333 is 23 MB on the device
 
 
 class Grounder:
-    """Boxes for any sentence on the frames that were shown to it.
+    """Boxes for any sentence on the frames that were shown to it. Threads may ask at once; they are served in turn.
 
     Args:
-        detector: gives Grounding DINO; called when a sentence or a frame needs it, not before.
+        networks: Grounding DINO is taken from them when a sentence or a frame needs it, not before.
         box_threshold: smallest score of a box.
         text_threshold: smallest score of a word that goes into a box's phrase.
         keep: which of a frame's boxes, in the order of the queries, are kept, and in which order.
@@ -27,13 +30,13 @@ class Grounder:
 
     def __init__(
         self,
-        detector: Callable[[], GroundingDino],
+        networks: Networks,
         box_threshold: float,
         text_threshold: float,
         keep: Callable[[Detections], Detections],
         watch: Watch,
     ) -> None:
-        self._detector = detector
+        self._networks = networks
         self._thresholds = box_threshold, text_threshold
         self._keep = keep
         self._watch = watch
@@ -48,39 +51,55 @@ class Grounder:
         Raises:
             InputError: it is empty, too long, or has no word that the text encoder knows.
         """
-        if sentence not in self._texts:
-            detector = self._loaded()
-            with self._watch.stage("ground"):
-                self._texts[sentence] = detector.encode_text(sentence)
-            self._watch.counters.text_encodings += 1
+        with self._networks.looking:
+            if sentence not in self._texts:
+                detector = self._loaded()
+                with self._watch.stage("ground"):
+                    self._texts[sentence] = detector.encode_text(sentence)
+                self._watch.counters.text_encodings += 1
 
     def show(self, images: Mapping[int, np.ndarray]) -> None:
-        """Put frames, RGB uint8 `[H, W, 3]` by index, in the place of those before; frame 0 stays if it was one."""
-        kept = {frame: image for frame, image in self.images.items() if frame == 0}
-        self.images = {**kept, **images}
-        self._features = {frame: each for frame, each in self._features.items() if frame in self.images}
-        self._found = {key: each for key, each in self._found.items() if key[0] in self.images}
+        """Put frames, RGB uint8 `[H, W, 3]` by index, beside those that are shown."""
+        with self._networks.looking:
+            self.images = {**self.images, **images}
+
+    def forget(self, frames: Iterable[int]) -> None:
+        """Show some frames no longer."""
+        with self._networks.looking:
+            gone = set(frames)
+            self.images = {frame: image for frame, image in self.images.items() if frame not in gone}
+            self._features = {frame: each for frame, each in self._features.items() if frame not in gone}
+            self._found = {key: each for key, each in self._found.items() if key[0] not in gone}
 
     def boxes(self, frame: int, sentence: str) -> Detections:
         """The boxes of a sentence on a frame shown that are kept; remembered while it is shown."""
         key = (frame, sentence)
-        if key not in self._found:
-            self._found[key] = self._keep(self.detect(frame, sentence, *self._thresholds))
-        return self._found[key]
+        with self._networks.looking:
+            if key not in self._found:
+                self._found[key] = self._keep(self.detect(frame, sentence, *self._thresholds))
+            return self._found[key]
 
     def detect(self, frame: int, sentence: str, box_threshold: float, text_threshold: float) -> Detections:
         """All boxes of a sentence on a frame shown, at other thresholds, in the order of the queries."""
-        self.read(sentence)
         detector, counters = self._loaded(), self._watch.counters
-        with self._watch.stage("ground"):
-            if frame not in self._features:
-                self._features[frame] = detector.encode_image(self.images[frame])
+        with self._networks.looking, self._watch.stage("ground"):
+            self.read(sentence)
+            features = self._features.pop(frame, None)
+            if features is None:
+                features = detector.encode_image(self.images[frame])
                 counters.grounding_backbone += 1
+            self._keep_features(frame, features)
             counters.grounding_decoder += 1
             return detector.detect(
-                self._features[frame], self._texts[sentence], box_threshold=box_threshold, text_threshold=text_threshold
+                features, self._texts[sentence], box_threshold=box_threshold, text_threshold=text_threshold
             )
 
+    def _keep_features(self, frame: int, features: ImageFeatures) -> None:
+        """As those used last. Those used longest ago make room, and are made again if they are asked for."""
+        self._features[frame] = features
+        while len(self._features) > _MOST_FEATURES:
+            self._features.pop(next(iter(self._features)))
+
     def _loaded(self) -> GroundingDino:
-        with self._watch.stage("load"):
-            return self._detector()
+        with self._networks.looking, self._watch.stage("load"):
+            return self._networks.detector

@@ -15,6 +15,7 @@ import numpy as np
 from alref_edge.errors import InputError
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
+from alref_edge.pipeline.pivots import count_nothing
 from alref_edge.types import Detections
 
 Ground: TypeAlias = Callable[[int, str], Detections]
@@ -57,6 +58,7 @@ class SoundWindow:
         frames: index in the video of the frame that stands for each second.
         images: those frames, RGB uint8 `[H, W, 3]`, to be read only.
         listen: names what is heard in the window, the tags of all taggers together; asking again costs nothing.
+        count: counts an event by name, for the result.
     """
 
     index: int
@@ -64,6 +66,7 @@ class SoundWindow:
     frames: tuple[int, ...]
     images: Mapping[int, np.ndarray] = field(repr=False)
     listen: Callable[[], tuple[Tag, ...]] = field(repr=False)
+    count: Callable[[str, int], None] = field(default=count_nothing, repr=False)
 
     @property
     def seconds(self) -> int:
@@ -77,6 +80,16 @@ class SoundSelector(Protocol):
     @property
     def name(self) -> str:
         """What the selector is called in results."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many windows it may be asked about at once, each in a thread of its own; 0: it waits for nothing."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What else is to stand in results, such as the model that was asked."""
         ...
 
     def categories(self, window: SoundWindow, ground: Ground) -> Sequence[SoundingCategory]:
@@ -109,6 +122,8 @@ class GroundingSoundSelector:
     choices: tuple[str, ...] = ()
     tag_threshold: float = 0.0
     name: str = "grounding"
+    in_flight: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def categories(self, window: SoundWindow, ground: Ground) -> list[SoundingCategory]:
         """See `SoundSelector.categories`; the most probable come first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,19 @@ class Progress:
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+def one_at_a_time(progress: ProgressCallback | None) -> ProgressCallback | None:
+    """A callback that threads may share: it is called by one after the other."""
+    if progress is None:
+        return None
+    lock = threading.Lock()
+
+    def tell(told: Progress) -> None:
+        with lock:
+            progress(told)
+
+    return tell
 
 
 @dataclass
@@ -62,27 +77,37 @@ class Counters:
 
 @dataclass
 class Watch:
-    """The measuring side of one run: counters, seconds by stage, and progress.
+    """The measuring side of one run: counters, seconds by stage, and progress. Threads may share it.
 
-    Stages nest: the time of an inner stage is not counted to the outer one.
+    Stages nest: the time of an inner stage is not counted to the outer one of the same thread.
+
+    Attributes:
+        counters: see there.
+        seconds: by stage.
+        events: what selectors counted, by name.
+        elapsed_s: how long a run took, from the first wait for a pivot to the last mask; stages that work ahead of it
+            are not counted.
+        progress: told how far a stage is; calls come from the threads that work.
     """
 
     counters: Counters = field(default_factory=Counters)
     seconds: dict[str, float] = field(default_factory=dict)
+    events: Counter[str] = field(default_factory=Counter)
+    elapsed_s: float = 0.0
     progress: ProgressCallback | None = None
-    _stack: list[str] = field(default_factory=list)
-    _since: float = 0.0
+    _own: _Stages = field(default_factory=lambda: _Stages())
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of a `with` block; a stage that is entered again goes on counting."""
         self._charge()
-        self._stack.append(name)
+        self._own.stack.append(name)
         try:
             yield
         finally:
             self._charge()
-            self._stack.pop()
+            self._own.stack.pop()
 
     def over(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
         """Count the time that it takes to get the items out of an iterable."""
@@ -95,14 +120,32 @@ class Watch:
                     return
             yield item
 
+    def add(self, name: str, seconds: float) -> None:
+        """Count time that was measured elsewhere."""
+        if seconds > 0:
+            with self._lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def count(self, event: str, times: int = 1) -> None:
+        """Count something that a selector met with."""
+        with self._lock:
+            self.events[event] += times
+
     def report(self, stage: str, done: int, total: int) -> None:
         """Tell whoever watches."""
         if self.progress is not None:
             self.progress(Progress(stage, done, total))
 
     def _charge(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            name = self._stack[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now
+        now, own = time.perf_counter(), self._own
+        if own.stack:
+            self.add(own.stack[-1], now - own.since)
+        own.since = now
+
+
+class _Stages(threading.local):
+    """The stages that a thread is in, and since when it is in the innermost."""
+
+    def __init__(self) -> None:
+        self.stack: list[str] = []
+        self.since = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from types import TracebackType
 
@@ -27,6 +28,10 @@ class Networks:
         device: "cpu", "cuda", "cuda:N" or "auto".
         options: threads and fall-back.
         precision: of the graphs.
+
+    Attributes:
+        looking: held by a thread while it loads or runs a network other than SAM 2. Those look and hear ahead, in
+            threads of their own; SAM 2 follows in one.
     """
 
     def __init__(self, bundle: Bundle, device: str, options: SessionOptions, precision: str = "float32") -> None:
@@ -34,6 +39,7 @@ class Networks:
         self.device = device
         self.precision = precision
         self._options = options
+        self.looking = threading.RLock()
         self._closed = False
         self._taggers: dict[str, Beats] = {}
 

@@ -22,7 +22,7 @@ from alref_edge.media.overlay import TICKS
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
-from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RvosResult
+from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
@@ -124,6 +124,7 @@ class ResultFolder:
                 },
                 "device": {"asked": run.device, "providers": dict(run.providers)},
                 "selector": run.selector,
+                **({"reasoning": _reasoning(run)} if run.reasoning else {}),
                 "settings": asdict(run.settings),
                 **(
                     {"sound": _sound(results), "objects": entries}
@@ -264,6 +265,11 @@ def _entry(result: MaskResult) -> dict[str, Any]:
     if isinstance(result, AvsResult):
         return {"name": result.label, "seconds": list(result.seconds), **entry}
     return entry
+
+
+def _reasoning(run: RunReport) -> dict[str, Any]:
+    waiting = {"wait_s": run.timings_s.get("wait", 0.0), "elapsed_s": run.elapsed_s, "wait_share": run.wait_share}
+    return {**run.reasoning, **(waiting if run.elapsed_s else {})}
 
 
 def _sound(run: AvsRun) -> dict[str, Any]:

@@ -35,19 +35,25 @@ class Window:
         return len(self.sampled) > 1
 
 
-@dataclass(frozen=True)
+def count_nothing(event: str, times: int = 1) -> None:
+    """What a selector counts into where nobody asks."""
+
+
+@dataclass(frozen=True, eq=False)
 class Segment:
-    """A segment as a selector sees it.
+    """A segment as a selector sees it; the same one for all sentences.
 
     Attributes:
         index: number of the segment in the video, from 0.
         sampled: indices of its sampled frames in the video, ascending, two or more.
         images: the frames held for this segment, RGB uint8 `[H, W, 3]`, the sampled ones among them.
+        count: counts an event by name, for the result.
     """
 
     index: int
     sampled: tuple[int, ...]
-    images: Mapping[int, np.ndarray] = field(repr=False, compare=False)
+    images: Mapping[int, np.ndarray] = field(repr=False)
+    count: Callable[[str, int], None] = field(default=count_nothing, repr=False)
 
     def image(self, frame: int) -> np.ndarray:
         """A sampled frame, RGB uint8 `[H, W, 3]`, to be read only.
@@ -64,12 +70,35 @@ class Segment:
         return self.images[frame]
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a selector decided about a segment for a sentence.
+
+    Attributes:
+        frame: index in the video of the frame chosen; one of the segment's.
+        box: which of the boxes on it, best first, from 0; None rejects them all. A box that is not there is none.
+    """
+
+    frame: int
+    box: int | None
+
+
 class PivotSelector(Protocol):
     """How pivots are chosen. A selector keeps no state of a video: it may serve several at once."""
 
     @property
     def name(self) -> str:
         """What the selector is called in results."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls of `select` may wait at once, each in a thread of its own; 0: it waits for nothing."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What else is to stand in results, such as the model that was asked."""
         ...
 
     def given(self, sentence: str) -> Sequence[Pivot] | None:
@@ -82,8 +111,8 @@ class PivotSelector(Protocol):
         """
         ...
 
-    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
-        """The pivot of one segment; None drops the segment.
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
+        """The frame and the box of one segment; without them the segment is dropped.
 
         Args:
             segment: its frames.
@@ -98,18 +127,17 @@ class GroundingSelector:
     """No LLM: of a segment's sampled frames, the box that grounding scores best (the earlier frame if equal)."""
 
     name: str = "grounding"
+    in_flight: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def given(self, sentence: str) -> None:
         """Nothing is known beforehand."""
 
-    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
         """See `PivotSelector.select`."""
-        best: Pivot | None = None
-        for frame in segment.sampled:
-            pivot = pivot_of(frame, ground(frame))
-            if pivot is not None and (best is None or pivot.score > best.score):
-                best = pivot
-        return best
+        scores_t = [float(ground(frame).scores_n[:1].max(initial=0)) for frame in segment.sampled]
+        best = scores_t.index(max(scores_t))
+        return Decision(segment.sampled[best], 0) if scores_t[best] > 0 else None
 
 
 def pivot_of(frame: int, found: Detections, box: int = 0) -> Pivot | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.pivots import Ground, Segment, pivot_of
+from alref_edge.pipeline.pivots import Decision, Ground, Segment
 from alref_edge.types import Pivot
 
 SCHEMA = "alref-edge.pivots/1"
@@ -46,6 +46,8 @@ class ReplaySelector:
     answers: Mapping[str, tuple[Answer, ...]]
     only: tuple[Answer, ...] | None = None
     name: str = "replay"
+    in_flight: int = 0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ReplaySelector:
@@ -98,7 +100,7 @@ class ReplaySelector:
             )
         return None
 
-    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
         """See `PivotSelector.select`."""
         answers = self.answers.get(sentence.strip(), self.only or ())
         if segment.index >= len(answers):
@@ -106,8 +108,7 @@ class ReplaySelector:
         answer = answers[segment.index]
         if not 1 <= answer.target_frame_id <= len(segment.sampled):
             return None
-        frame = segment.sampled[answer.target_frame_id - 1]
-        return pivot_of(frame, ground(frame), answer.target_object_id - 1)
+        return Decision(segment.sampled[answer.target_frame_id - 1], answer.target_object_id - 1)
 
 
 def _read(path: Path) -> dict[str, Any]:

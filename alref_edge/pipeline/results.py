@@ -18,6 +18,8 @@ from alref_edge.types import Detections, Pivot
 
 if TYPE_CHECKING:
     from alref_edge.pipeline.avs import Heard
+    from alref_edge.pipeline.lbru import SoundSelector
+    from alref_edge.pipeline.pivots import Decision, PivotSelector
     from alref_edge.pipeline.rvos import Query
 
 Self = TypeVar("Self", bound="MaskResult")
@@ -40,7 +42,9 @@ class RunReport:
         selector: who picked the pivots.
         settings: numbers of the method.
         counters: see `Counters`.
-        timings_s: seconds by stage; stages do not overlap.
+        timings_s: seconds by stage; those of pivots may overlap with those of tracking, if pivots are chosen ahead.
+        reasoning: what the selector says of itself and counted; nothing if it counts nothing.
+        elapsed_s: how long it took; what was done ahead of its turn is not counted.
     """
 
     video: str
@@ -56,13 +60,23 @@ class RunReport:
     settings: RvosSettings | AvsSettings
     counters: Mapping[str, int]
     timings_s: Mapping[str, float]
+    reasoning: Mapping[str, str | int] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """The share of the time in which the tracker waited for pivots, 0 to 1: for the LLM, and for boxes.
+
+        Known where the selector asks an LLM; for others, which choose between two steps of the tracker, 0.
+        """
+        return min(1.0, self.timings_s.get("wait", 0.0) / self.elapsed_s) if self.elapsed_s else 0.0
 
     @classmethod
     def of(
         cls,
         networks: Networks,
         source: VideoSource,
-        selector: str,
+        selector: PivotSelector | SoundSelector,
         settings: RvosSettings | AvsSettings,
         watch: Watch,
     ) -> RunReport:
@@ -78,10 +92,12 @@ class RunReport:
             precision=networks.precision,
             device=networks.device,
             providers=networks.providers,
-            selector=selector,
+            selector=selector.name,
             settings=settings,
             counters=asdict(watch.counters),
             timings_s={name: round(seconds, 4) for name, seconds in watch.seconds.items()},
+            reasoning={**selector.facts, **watch.events},
+            elapsed_s=round(watch.elapsed_s, 4),
         )
 
 
@@ -148,10 +164,12 @@ class RvosResult(MaskResult):
     """What one sentence came to; `label` is the sentence.
 
     Attributes:
+        decisions: what the selector decided, by number of the segment; those that it dropped are missing.
         start_frame: the pivot from which tracking began; None without one.
         fell_back: whether frame 0 had to serve, no segment having a pivot.
     """
 
+    decisions: Mapping[int, Decision]
     start_frame: int | None
     fell_back: bool
 
@@ -166,6 +184,7 @@ class RvosResult(MaskResult):
             warnings=(*general, *query.warnings),
             run=report,
             _masks=masks,
+            decisions=dict(sorted(query.decisions.items())),
             start_frame=query.start if query.pivots else None,
             fell_back=query.fell_back,
         )
@@ -216,6 +235,7 @@ class AvsRun(Sequence[AvsResult]):
         class_of: class of each category by name, its number in the settings' `categories` counted from 1; where it is
             none of them, that of the nearest; empty if there are no categories.
         wave_16khz: the sound, float32 `[samples]`, from the first frame on.
+        second_of_frame: the second of each frame, int64 `[T]`.
     """
 
     objects: tuple[AvsResult, ...]
@@ -225,7 +245,7 @@ class AvsRun(Sequence[AvsResult]):
     report: RunReport
     class_of: Mapping[str, int]
     wave_16khz: np.ndarray = field(repr=False)
-    _second_of_frame: np.ndarray = field(repr=False)
+    second_of_frame: np.ndarray = field(repr=False)
     _masks: MaskStore = field(repr=False)
 
     @classmethod
@@ -269,7 +289,7 @@ class AvsRun(Sequence[AvsResult]):
             report=report,
             class_of=class_of,
             wave_16khz=wave_16khz,
-            _second_of_frame=second_of_frame,
+            second_of_frame=second_of_frame,
             _masks=masks,
         )
 
@@ -298,14 +318,14 @@ class AvsRun(Sequence[AvsResult]):
         info = self.report.info
         classes_hw = np.zeros((info.height, info.width), np.uint8)
         by_name = {each.name: each for each in self.objects}
-        for name in self.labels[self._second_of_frame[frame]]:
+        for name in self.labels[self.second_of_frame[frame]]:
             classes_hw[by_name[name].mask(frame)] = self.class_of[name]
         return classes_hw
 
     def _check(self, frame: int) -> None:
-        if not 0 <= frame < len(self._second_of_frame):
+        if not 0 <= frame < len(self.second_of_frame):
             raise InputError(
-                "The video has no such frame.", expected=f"0 to {len(self._second_of_frame) - 1}", got=frame
+                "The video has no such frame.", expected=f"0 to {len(self.second_of_frame) - 1}", got=frame
             )
 
     def close(self) -> None:

@@ -1,11 +1,15 @@
 """Referring video object segmentation: the method of AL-Ref-SAM 2 (arXiv 2408.15876), for many sentences at once.
 
-What does not depend on the sentence is done once for all of them.
+What does not depend on the sentence is done once for all of them. Where a selector has many questions in flight, pivots
+are chosen ahead: while one video is tracked, the next ones are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -14,11 +18,12 @@ import numpy as np
 
 from alref_edge.errors import InputError, MediaError
 from alref_edge.media import VideoSource
+from alref_edge.pipeline.ahead import LOOKAHEAD_BYTES, ahead, executor
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.pivots import PivotSelector, Segment, Window, pivot_of, windows
+from alref_edge.pipeline.pivots import Decision, PivotSelector, Segment, Window, pivot_of, windows
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
@@ -35,6 +40,7 @@ class Query:
         text: the sentence.
         given: pivots known beforehand; None where the selector is asked segment by segment.
         pivots: the pivots chosen so far, ascending by frame.
+        decisions: what the selector decided, by segment.
         considered: the boxes that were looked at, by frame.
         fell_back: whether frame 0 had to serve.
         warnings: what the user should know.
@@ -43,6 +49,7 @@ class Query:
     text: str
     given: tuple[Pivot, ...] | None
     pivots: list[Pivot] = field(default_factory=list)
+    decisions: dict[int, Decision] = field(default_factory=dict)
     considered: dict[int, Detections] = field(default_factory=dict)
     fell_back: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -53,17 +60,48 @@ class Query:
         return self.pivots[len(self.pivots) // 2].frame
 
 
-def segment_video(
-    networks: Networks,
-    source: VideoSource,
-    queries: Sequence[Query],
-    selector: PivotSelector,
-    settings: RvosSettings,
-    watch: Watch,
-    masks: MaskStore,
-    cache_bytes: int,
-) -> None:
-    """Find and segment what each sentence refers to.
+@dataclass(eq=False)
+class Job:
+    """A video on its way through the method.
+
+    Attributes:
+        source: it.
+        queries: its sentences; their pivots, boxes and warnings are filled in.
+        watch: counts, times, reports.
+        spill_dir: where its masks wait; see `MaskStore`.
+    """
+
+    source: VideoSource
+    queries: Sequence[Query]
+    watch: Watch
+    spill_dir: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Pivots of a stretch of a job's video, as they go to the tracker.
+
+    Attributes:
+        job: whose.
+        pivots: number of the sentence, and a pivot of it.
+        images: the frames that have pivots, RGB uint8 `[H, W, 3]` by index.
+        last: whether the job has no more.
+    """
+
+    job: Job
+    pivots: Sequence[tuple[int, Pivot]]
+    images: Mapping[int, np.ndarray]
+    last: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return sum(image.nbytes for image in self.images.values())
+
+
+def segment_videos(
+    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, cache_bytes: int
+) -> Iterator[tuple[Job, MaskStore]]:
+    """Find and segment, in one video after the other, what its sentences refer to.
 
     In every segment of five sampled frames the selector picks a pivot frame and a box on it; SAM 2 turns the boxes into
     masks, and tracks each object forward and then backward from its middle pivot, with all its pivots in memory. An
@@ -71,42 +109,147 @@ def segment_video(
 
     Args:
         networks: Grounding DINO and SAM 2.
-        source: the video.
-        queries: the sentences; their pivots, boxes and warnings are filled in.
-        selector: picks the pivots.
+        jobs: the videos, taken as they are needed.
+        selector: picks the pivots; in other threads if it has questions in flight.
         settings: numbers of the method.
-        watch: counts, times, reports.
-        masks: where masks go, by number of the sentence and frame.
         cache_bytes: see `ObjectTracking`.
+
+    Yields:
+        Each job when its masks are whole, in order, and the masks by number of the sentence and frame. An error ends it
+        all, after the jobs before it.
     """
-    watch.counters.frames = source.frame_count()
+    finding = find_pivots(networks, jobs, selector, settings)
+    works_ahead = selector.in_flight > 0
+    found = ahead(finding, lambda each: each.nbytes) if works_ahead else ((0.0, each) for each in finding)
+    tracking: ObjectTracking | None = None
+    try:
+        for waited_s, each in found:
+            job = each.job
+            if tracking is None:
+                began = time.perf_counter() - waited_s
+                tracking = ObjectTracking(networks, job.source, settings, job.watch, cache_bytes)
+            job.watch.add("wait", waited_s)
+            _prompt(tracking, each)
+            if each.last:
+                info = job.source.info
+                masks = MaskStore(len(job.queries), job.source.frame_count(), info.height, info.width, job.spill_dir)
+                starts = {number: query.start for number, query in enumerate(job.queries) if query.pivots}
+                tracking.follow(starts, masks)
+                tracking.close()
+                tracking = None
+                job.watch.elapsed_s = time.perf_counter() - began
+                yield job, masks
+    finally:
+        found.close()
+        if tracking is not None:
+            tracking.close()
+
+
+def find_pivots(
+    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings
+) -> Generator[Found, None, None]:
+    """The first half of the method: pivots of all segments of all jobs, in order.
+
+    The selector is asked about many segments, sentences and videos at once, as many as it can have in flight.
+    """
+    pool = executor(selector.in_flight)
+    asked: deque[_Asked | BaseException] = deque()
+    try:
+        for each in _ask_all(networks, jobs, selector, settings, pool):
+            asked.append(each)
+            while asked and (
+                _undone([asked[0]]) == 0 or _undone(asked) > 2 * selector.in_flight or _nbytes(asked) > LOOKAHEAD_BYTES
+            ):
+                yield _settle(asked.popleft())
+        while asked:
+            yield _settle(asked.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A stretch of a video, of which the selector is asked.
+
+    Attributes:
+        job: whose.
+        images: its frames by index.
+        choices: number of a sentence, and its pivots there, which are to come.
+        finish: makes what goes to the tracker of the pivots.
+    """
+
+    job: Job
+    images: Mapping[int, np.ndarray]
+    choices: Sequence[tuple[int, Future[list[Pivot]]]]
+    finish: Callable[[Sequence[tuple[int, Pivot]]], Found]
+
+
+def _undone(asked: Iterable[_Asked | BaseException]) -> int:
+    return sum(not choice.done() for each in asked if isinstance(each, _Asked) for _, choice in each.choices)
+
+
+def _nbytes(asked: Iterable[_Asked | BaseException]) -> int:
+    return sum(image.nbytes for each in asked if isinstance(each, _Asked) for image in each.images.values())
+
+
+def _settle(asked: _Asked | BaseException) -> Found:
+    """Wait for the answers. An error that came up in looking at a video is raised when it is that video's turn."""
+    if isinstance(asked, BaseException):
+        raise asked
+    return asked.finish([(number, pivot) for number, choice in asked.choices for pivot in choice.result()])
+
+
+def _ask_all(
+    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, pool: Executor
+) -> Iterator[_Asked | BaseException]:
+    """Ask about every segment of every job; the first error ends it, in its place."""
+    try:
+        for job in jobs:
+            yield from _ask(networks, job, selector, settings, pool)
+    except Exception as error:
+        yield error
+
+
+def _ask(
+    networks: Networks, job: Job, selector: PivotSelector, settings: RvosSettings, pool: Executor
+) -> Iterator[_Asked]:
+    """Ask about every segment of a video, and at its end see to the sentences that have no pivot."""
+    watch, queries = job.watch, job.queries
+    watch.counters.frames = job.source.frame_count()
     grounder = Grounder(
-        lambda: networks.detector,
+        networks,
         settings.box_threshold,
         settings.text_threshold,
-        lambda found: found.top(settings.boxes_per_frame),
+        lambda found: _proposals(found, settings),
         watch,
     )
     for query in queries:
-        _check_given(query, source)
+        _check_given(query, job.source)
         if not query.given:
             grounder.read(query.text)
-    tracking = ObjectTracking(networks, source, settings, watch, cache_bytes)
-    try:
-        for window, images in _look(source, queries, settings, watch):
-            grounder.show(images)
-            found = [
-                (number, pivot)
-                for number, query in enumerate(queries)
-                for pivot in _pivots_in(window, images, query, selector, grounder)
-            ]
-            _prompt(tracking, queries, found, images)
+
+    def note(window: Window, images: Mapping[int, np.ndarray], pivots: Sequence[tuple[int, Pivot]]) -> Found:
+        for number, pivot in pivots:
+            queries[number].pivots.append(pivot)
+        grounder.forget(frame for frame in window.frames if frame > 0)
+        return Found(job, pivots, {pivot.frame: images[pivot.frame] for _, pivot in pivots})
+
+    def fall_back(_: Sequence[tuple[int, Pivot]]) -> Found:
         lost = [(number, query) for number, query in enumerate(queries) if not query.pivots]
-        found = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder, settings)]
-        _prompt(tracking, queries, found, grounder.images)
-        tracking.follow({number: query.start for number, query in enumerate(queries) if query.pivots}, masks)
-    finally:
-        tracking.close()
+        pivots = [(number, pivot) for number, query in lost for pivot in _fall_back(query, grounder, settings)]
+        for number, pivot in pivots:
+            queries[number].pivots.append(pivot)
+        return Found(job, pivots, {pivot.frame: grounder.images[pivot.frame] for _, pivot in pivots}, last=True)
+
+    for window, images in _look(job.source, queries, settings, watch):
+        grounder.show(images)
+        segment = Segment(window.index, window.sampled, images, watch.count) if window.is_segment else None
+        choices = [
+            (number, pool.submit(_pivots_in, window, segment, query, selector, grounder))
+            for number, query in enumerate(queries)
+        ]
+        yield _Asked(job, images, choices, partial(note, window, images))
+    yield _Asked(job, {}, (), fall_back)
 
 
 def _look(
@@ -137,22 +280,32 @@ def _look(
         raise MediaError(f"{source.path} ended early.", expected=f"{frame_count} frames", mend="copy the file again.")
 
 
+def _proposals(found: Detections, settings: RvosSettings) -> Detections:
+    """The boxes of a frame that a selector may choose of, best first."""
+    different = found if settings.distinct_iou is None else found.distinct(settings.distinct_iou)
+    return different.top(settings.boxes_per_frame)
+
+
 def _pivots_in(
-    window: Window, images: Mapping[int, np.ndarray], query: Query, selector: PivotSelector, grounder: Grounder
+    window: Window, segment: Segment | None, query: Query, selector: PivotSelector, grounder: Grounder
 ) -> list[Pivot]:
     """A sentence's pivots in one window: those given for it, or the selector's choice if the window is a segment."""
     if query.given is not None:
         return [pivot for pivot in query.given if pivot.frame in window.frames]
-    if not window.is_segment:
+    if segment is None:
         return []
-    segment = Segment(window.index, window.sampled, images)
-    pivot = selector.select(segment, query.text, partial(_ground, query, grounder, segment))
-    if pivot is not None and pivot.frame not in window.sampled:
+    ground = partial(_ground, query, grounder, segment)
+    decision = selector.select(segment, query.text, ground)
+    if decision is None:
+        return []
+    if decision.frame not in window.sampled:
         raise InputError(
             f"The selector {selector.name!r} chose a frame that it was not shown.",
             expected=window.sampled,
-            got=pivot.frame,
+            got=decision.frame,
         )
+    query.decisions[window.index] = decision
+    pivot = None if decision.box is None else pivot_of(decision.frame, ground(decision.frame), decision.box)
     return [] if pivot is None else [pivot]
 
 
@@ -178,19 +331,11 @@ def _fall_back(query: Query, grounder: Grounder, settings: RvosSettings) -> list
     return [pivot]
 
 
-def _prompt(
-    tracking: ObjectTracking,
-    queries: Sequence[Query],
-    found: Sequence[tuple[int, Pivot]],
-    images: Mapping[int, np.ndarray],
-) -> None:
-    """Note pivots and prompt the tracker with them, frame by frame: all sentences of a frame together."""
+def _prompt(tracking: ObjectTracking, found: Found) -> None:
+    """Prompt the tracker with pivots, frame by frame: all sentences of a frame together."""
     by_frame: Callable[[tuple[int, Pivot]], int] = lambda item: item[1].frame  # noqa: E731
-    for frame, group in groupby(sorted(found, key=by_frame), key=by_frame):
-        pivots = dict(group)
-        for number, pivot in pivots.items():
-            queries[number].pivots.append(pivot)
-        tracking.prompt(frame, images[frame], {number: pivot.box_xyxy for number, pivot in pivots.items()})
+    for frame, group in groupby(sorted(found.pivots, key=by_frame), key=by_frame):
+        tracking.prompt(frame, found.images[frame], {number: pivot.box_xyxy for number, pivot in group})
 
 
 def _check_given(query: Query, source: VideoSource) -> None:

@@ -73,6 +73,8 @@ class RvosSettings(TrackingSettings):
         box_threshold: smallest score of a box that grounding proposes.
         text_threshold: smallest score of a word that goes into a box's phrase.
         boxes_per_frame: boxes kept of a frame, by score.
+        distinct_iou: of boxes that overlap by so much IoU or more, only the best is kept, so that those kept show
+            different things; None: all are, as officially.
         fallback_box_threshold: box threshold on frame 0 when no segment has a pivot.
         fallback_text_threshold: text threshold there.
     """
@@ -82,6 +84,7 @@ class RvosSettings(TrackingSettings):
     box_threshold: float = 0.25
     text_threshold: float = 0.2
     boxes_per_frame: int = 3
+    distinct_iou: float | None = None
     fallback_box_threshold: float = 0.001
     fallback_text_threshold: float = 0.1
 
@@ -90,6 +93,8 @@ class RvosSettings(TrackingSettings):
             self._check(name, 1, 100_000, int)
         for name in ("box_threshold", "text_threshold", "fallback_box_threshold", "fallback_text_threshold"):
             self._check(name, 0, 1, (int, float))
+        if self.distinct_iou is not None:
+            self._check("distinct_iou", 0.01, 1, (int, float))
         super().__post_init__()
 
 

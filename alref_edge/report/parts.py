@@ -17,6 +17,7 @@ _STAGES = {
     "decode": "frames out of the video",
     "listen": "what is heard, and when",
     "ground": "boxes for words",
+    "wait": "the tracker waits for pivots",
     "prompt": "boxes to masks on pivot frames",
     "track": "masks through the video",
     "masks": "masks kept",
@@ -35,7 +36,7 @@ def tiles(shown: Shown) -> Html:
         (shown.what, str(len(shown.entries))),
         ("frames", str(video["frames"])),
         ("length", f"{video['frames'] / video['fps']:.1f} s"),
-        ("time taken", f"{sum(record['timings_s'].values()):.1f} s"),
+        ("time taken", f"{_time_taken(record):.1f} s"),
     ]
     if "sound" in record:
         labels = record["sound"]["labels"]
@@ -170,6 +171,9 @@ def counters(record: Mapping[str, Any]) -> Html:
         "section",
         element("h2", "Counters"),
         _counts(record["counters"]),
+        element("details", element("summary", "Reasoning"), _counts(record["reasoning"]))
+        if "reasoning" in record
+        else None,
         element("details", element("summary", "Settings"), _counts(record["settings"])),
         element("details", element("summary", "Networks"), _counts(record["device"]["providers"])),
     )
@@ -187,6 +191,13 @@ def warnings(texts: Sequence[str]) -> Html | None:
         _left_out(len(texts) - _MOST_WARNINGS, "warnings"),
         class_="warnings",
     )
+
+
+def _time_taken(record: Mapping[str, Any]) -> float:
+    """Seconds of the run; measured where stages overlap, since pivots were chosen ahead of the tracker."""
+    stages: Mapping[str, float] = record["timings_s"]
+    elapsed: float | None = record.get("reasoning", {}).get("elapsed_s")
+    return sum(stages.values()) if elapsed is None else elapsed + stages.get("write", 0) + stages.get("overlay", 0)
 
 
 def swatch(number: int) -> Html:

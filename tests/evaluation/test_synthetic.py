@@ -68,7 +68,7 @@ def test_masks_are_measured_as_from_a_folder_of_frames(measured: Evaluation, nan
     with Pipeline.from_bundle(nano_bundle, "cpu", threads=1) as pipeline:
         for way, selector in (("oracle", ReplaySelector(pivots, {})), ("grounding", None)):
             for each, result in zip(ours, pipeline.rvos(tmp_path, texts, selector=selector), strict=True):
-                tracked = getattr(each, way)
+                tracked = each.tracked[way]
                 j, f = [], []
                 for frame, mask in result.masks():
                     truth = scene.masks(frame)[each.target]
@@ -84,7 +84,7 @@ def test_masks_are_measured_as_from_a_folder_of_frames(measured: Evaluation, nan
                     expected = pixels_iou(pivot.box_xyxy, true_box(scene, frame, each.target)) if seen else 0
                     assert iou == pytest.approx(expected, abs=0.03)
                 assert tracked.fell_back == result.fell_back
-            assert way == "grounding" or all(each.oracle.pivots_right == (True,) for each in ours)
+            assert way == "grounding" or all(each.tracked["oracle"].pivots_right == (True,) for each in ours)
 
 
 def test_the_top_box_is_the_best_of_all_queries(measured: Evaluation, nano_bundle: Path) -> None:
@@ -113,15 +113,15 @@ def test_the_table_sums_up_the_rows(measured: Evaluation) -> None:
         assert summary.expressions == len(rows)
         assert summary.clips == len({each.seed for each in rows})
         tops = [top.iou >= 0.5 for each in rows for top in each.top_boxes]
-        pivots = [iou >= 0.5 for each in rows for _, iou in each.grounding.pivots or ((0, 0.0),)]
+        pivots = [iou >= 0.5 for each in rows for _, iou in each.tracked["grounding"].pivots or ((0, 0.0),)]
         expected = {
-            "oracle_j": [each.oracle.j for each in rows],
-            "oracle_f": [each.oracle.f for each in rows],
-            "oracle_j_and_f": [each.oracle.j_and_f for each in rows],
-            "grounding_j": [each.grounding.j for each in rows],
-            "grounding_f": [each.grounding.f for each in rows],
-            "grounding_j_and_f": [each.grounding.j_and_f for each in rows],
-            "pivot_right": pivots,
+            "oracle_j": [each.tracked["oracle"].j for each in rows],
+            "oracle_f": [each.tracked["oracle"].f for each in rows],
+            "oracle_j_and_f": [each.tracked["oracle"].j_and_f for each in rows],
+            "grounding_j": [each.tracked["grounding"].j for each in rows],
+            "grounding_f": [each.tracked["grounding"].f for each in rows],
+            "grounding_j_and_f": [each.tracked["grounding"].j_and_f for each in rows],
+            "grounding_pivot_right": pivots,
             "top_box_right": tops,
         }
         assert set(summary.measures) == set(expected)
@@ -137,7 +137,7 @@ def test_the_table_sums_up_the_rows(measured: Evaluation) -> None:
 def test_the_json_holds_every_row_and_what_it_was_measured_on(measured: Evaluation) -> None:
     record = json.loads(json.dumps(measured.to_json(), allow_nan=False))
     assert len(record["expressions"]) == len(measured.scores)
-    assert record["expressions"][0]["oracle"]["j"] == measured.scores[0].oracle.j
+    assert record["expressions"][0]["tracked"]["oracle"]["j"] == measured.scores[0].tracked["oracle"].j
     assert record["seeds"] == [0, 2, 1]
     assert record["scenes"] == {"width": SIZE, "height": SIZE, "frames": FRAMES}
     assert record["environment"]["packages"]["numpy"] == np.__version__

@@ -62,8 +62,8 @@ def results(clip: Path, masks: np.ndarray) -> list[RvosResult]:
     )
     found = Detections(np.array([[1, 2, 30, 40]], np.float32), np.array([0.5], np.float32), ("ball",))
     pivots = (Pivot(2, found.boxes_n4[0], 0.5, "ball"),)
-    first = RvosResult(0, SENTENCES[0], pivots, {2: found}, ("careful",), report, store, 2, False)
-    return [first, RvosResult(1, SENTENCES[1], (), {}, ("careful", "empty"), report, store, None, False)]
+    first = RvosResult(0, SENTENCES[0], pivots, {2: found}, ("careful",), report, store, {}, 2, False)
+    return [first, RvosResult(1, SENTENCES[1], (), {}, ("careful", "empty"), report, store, {}, None, False)]
 
 
 def left_over(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.pivots import Segment
+from alref_edge.pipeline.pivots import Segment, pivot_of
 from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.types import Detections, Pivot
 
@@ -37,10 +37,18 @@ def of_segments(*answers: tuple[int, int], text: str = "a dog") -> dict[str, Any
     return {"schema": "alref-edge.pivots/1", "sentences": [{"text": text, "segments": segments}]}
 
 
+def pivot_in(selector: ReplaySelector, shown: Segment, text: str) -> Pivot | None:
+    """The pivot of what is decided about a segment."""
+    decision = selector.select(shown, text, three_boxes)
+    if decision is None or decision.box is None:
+        return None
+    return pivot_of(decision.frame, three_boxes(decision.frame), decision.box)
+
+
 def select(selector: ReplaySelector, text: str = "a dog") -> list[Pivot | None]:
     """Three segments: two full ones and a tail of two sampled frames."""
     return [
-        selector.select(each, text, three_boxes)
+        pivot_in(selector, each, text)
         for each in (segment(0, 0, 10, 20, 30, 40), segment(1, 50, 60, 70, 80, 90), segment(2, 100, 110))
     ]
 
@@ -59,8 +67,8 @@ def test_answers_are_numbers_of_frame_and_box(tmp_path: Path) -> None:
 @pytest.mark.parametrize("answer", [(0, 1), (6, 1), (-1, 1), (3, 1), (1, 0), (1, 4), (1, -1)])
 def test_a_number_that_names_nothing_drops_the_segment(tmp_path: Path, answer: tuple[int, int]) -> None:
     selector = ReplaySelector.from_file(file_of(tmp_path, of_segments(answer)))
-    whole = selector.select(segment(0, 0, 10, 20, 30, 40), "a dog", three_boxes)
-    tail = selector.select(segment(0, 0, 10), "a dog", three_boxes)
+    whole = pivot_in(selector, segment(0, 0, 10, 20, 30, 40), "a dog")
+    tail = pivot_in(selector, segment(0, 0, 10), "a dog")
     assert tail is None
     assert (whole is None) == (answer != (3, 1))
 

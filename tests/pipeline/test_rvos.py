@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from alref_edge.demo import SEED
 from alref_edge.errors import InputError, MediaError, ProviderError
 from alref_edge.media import open_video
 from alref_edge.pipeline import Pipeline, Progress, RvosResult, RvosSettings, Segment
-from alref_edge.pipeline.pivots import Ground
+from alref_edge.pipeline.pivots import Decision, Ground
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX
 from alref_edge.runtime.providers import CUDA, probe
 from alref_edge.types import Pivot
@@ -29,6 +30,8 @@ class GivenPivots:
     """Pivots by sentence, all known beforehand."""
 
     name = "given"
+    in_flight = 0
+    facts: ClassVar[dict[str, str]] = {}
 
     def __init__(self, **pivots: list[tuple[int, tuple[float, float, float, float]]]) -> None:
         self._pivots = {
@@ -38,7 +41,7 @@ class GivenPivots:
     def given(self, sentence: str) -> list[Pivot]:
         return self._pivots[sentence]
 
-    def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
+    def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
         raise AssertionError("nobody asks where pivots are given")
 
 
@@ -261,8 +264,8 @@ def test_a_selector_must_choose_a_frame_that_it_was_shown(pipeline: Pipeline, cl
         def given(self, sentence: str) -> None:  # type: ignore[override]
             return None
 
-        def select(self, segment: Segment, sentence: str, ground: Ground) -> Pivot | None:
-            return Pivot(7, np.array([0, 0, 5, 5], np.float32))
+        def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
+            return Decision(7, 0)
 
     with pytest.raises(InputError, match="not shown"):
         list(pipeline.rvos(clip, "a wall", selector=Stray()))

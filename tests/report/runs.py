@@ -73,7 +73,7 @@ def make_run(
             considered[frame] = Detections(boxes, np.array([0.87, 0.31], np.float32), (phrase, "one"))
         pivots = [Pivot(frame, found.boxes_n4[0], 0.87, phrase) for frame, found in list(considered.items())[:2]]
         results.append(
-            RvosResult(n, text, tuple(pivots), considered, tuple(warnings), report, store, pivots[-1].frame, False)
+            RvosResult(n, text, tuple(pivots), considered, tuple(warnings), report, store, {}, pivots[-1].frame, False)
         )
     with ResultFolder(folder / "out", masks="none", overlay=False) as out:
         record = out.write(results, source)
