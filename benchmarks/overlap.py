@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clips", type=int, default=10, help="each has two sentences")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--in-flight", type=int, default=8)
+    parser.add_argument("--in-flight", type=int, default=4)
     parser.add_argument("--endpoint", help="a real server; its key in ALREF_MLLM_API_KEY")
     parser.add_argument("--llm-pixels", type=int, default=172_032)
     parser.add_argument("--out", type=Path, help="also write the JSON to a file")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
             with _Waiting() as server:
                 server.delay_s, tracking_s = _delay(pipeline, scenes, server, arguments)
                 report = _measure(pipeline, scenes, Endpoint.at(server.url), arguments)
-                report["server"] = {"delay_s": server.delay_s, "tracking_s": tracking_s, "questions": "one at a time"}
+                report["server"] = {"delay_s": server.delay_s, "tracking_s": tracking_s, "order": "one at a time, FIFO"}
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.out:
@@ -142,8 +143,8 @@ class _Waiting:
     def __init__(self) -> None:
         self.delay_s = 0.0
         self.answered = 0
-        turn = threading.Lock()
-        waiting = self
+        turns: queue.Queue[threading.Event] = queue.Queue()
+        threading.Thread(target=self._serve, args=(turns,), daemon=True).start()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -158,9 +159,9 @@ class _Waiting:
                     name: [""] * part["minItems"] if part["type"] == "array" else 1 if part["type"] == "integer" else ""
                     for name, part in schema["properties"].items()
                 }
-                with turn:
-                    time.sleep(waiting.delay_s)
-                    waiting.answered += 1
+                turn = threading.Event()
+                turns.put(turn)
+                turn.wait()
                 message = {"role": "assistant", "content": json.dumps(answer)}
                 self._send({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {}})
 
@@ -178,6 +179,14 @@ class _Waiting:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def _serve(self, turns: queue.Queue[threading.Event]) -> None:
+        """First come, first served."""
+        while True:
+            turn = turns.get()
+            time.sleep(self.delay_s)
+            self.answered += 1
+            turn.set()
 
     @property
     def url(self) -> str:

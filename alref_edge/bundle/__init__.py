@@ -12,7 +12,7 @@ from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, PRECISIONS, Manif
 from alref_edge.bundle.verify import verify
 from alref_edge.errors import BundleError
 
-__all__ = ["Bundle", "Component", "default_bundle"]
+__all__ = ["Bundle", "Component", "default_bundle", "shipped"]
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,12 @@ class Bundle:
 
 
 def default_bundle() -> Path:
-    """Folder of the bundle shipped with the package.
+    """Folder of the bundle shipped with the package."""
+    return shipped("nano")
 
-    It lies in the package when installed from a wheel, and under `engines/` in a clone.
-    """
+
+def shipped(name: str) -> Path:
+    """Folder of what is shipped with the package under a name: in it when installed, under `engines/` in a clone."""
     package = Path(__file__).parent.parent
-    shipped = package / "engines" / "nano"
-    return shipped if shipped.is_dir() else package.parent / "engines" / "nano"
+    folder = package / "engines" / name
+    return folder if folder.is_dir() else package.parent / "engines" / name

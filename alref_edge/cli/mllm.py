@@ -29,7 +29,12 @@ def _group() -> None:
 @_mllm.command()
 @guarded
 def serve(
-    model: Annotated[Path, typer.Option(help="The model's folder; nothing is fetched.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's folder; nothing is fetched. The shipped one, for generated scenes, if left out."
+        ),
+    ] = None,
     python: Annotated[
         str | None, typer.Option(help="The Python that has vLLM; ALREF_VLLM_PYTHON's, or this one, if left out.")
     ] = None,
@@ -54,6 +59,7 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve a multimodal LLM on this machine until interrupted; `alref-edge run ... --selector mllm` finds it."""
+    from alref_edge.bundle import shipped
     from alref_edge.mllm.endpoint import ServerState, remove_state, write_state
     from alref_edge.mllm.server import MllmServer, ServerSettings
 
@@ -69,7 +75,7 @@ def serve(
         in_flight=in_flight,
         start_timeout_s=start_timeout,
     )
-    server = MllmServer(model, settings, python, log)
+    server = MllmServer(model or shipped("nano_mllm"), settings, python, log)
     vllm = server.installation
     kind = "CPU" if vllm.on_cpu else "GPU"
     say(f"vLLM {vllm.version} ({kind}, {vllm.python}) loads {server.model.path}; log: {server.log}")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from alref_edge import GroundingDino, Pipeline, Pivot
+from alref_edge.cli import app
 from alref_edge.datasets.synthetic import Scene, make_scene
 from alref_edge.errors import InputError
 from alref_edge.evaluation import Evaluation, box_iou, evaluate_synthetic, oracle
 from alref_edge.metrics import boundary_measure, j_and_f
-from alref_edge.pipeline import ReplaySelector, RvosSettings
+from alref_edge.mllm.endpoint import KEY_VARIABLE
+from alref_edge.pipeline import GroundingSelector, ReplaySelector, RvosSettings
+from tests.mllm.fake_server import KEY, FakeServer, Request, least, says
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE, FRAMES, EVERY = 112, 12, 5
@@ -197,6 +203,50 @@ def test_nothing_to_measure_is_refused(nano_bundle: Path) -> None:
         for seeds, every in ((range(0), 5), (range(-1, 2), 5), (range(2), 0)):
             with pytest.raises(InputError, match="nothing to measure"):
                 evaluate_synthetic(pipeline, detector, seeds, every=every)
+
+
+def test_every_selector_has_its_columns(nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose answers are frame 1 and box 1, or no box at all, which "mixed" leaves to grounding."""
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        await says({**least(request.schema), "choice" if "boxes" in request.schema["properties"] else "frame": 1})(
+            request, writer
+        )
+
+    def measure(server: FakeServer, name: str) -> dict[str, Any]:
+        options = ["--seeds", "0:2", "--size", str(SIZE), "--frames", str(FRAMES), "--device", "cpu", "--threads", "1"]
+        options += ["--selector", "grounding", "--selector", "mllm", "--selector", "mixed", "--endpoint", server.url]
+        done = CliRunner().invoke(app, ["eval", "synthetic", *options, "--json", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        assert all(f"{way} pivots" in done.output for way in ("oracle", "grounding", "mllm", "mixed"))
+        record: dict[str, Any] = json.loads((tmp_path / name).read_text())
+        return record
+
+    with FakeServer(then=behave) as server:
+        first = measure(server, "first.json")
+    with FakeServer(models=["another"]) as server:  # the least answer: all boxes rejected
+        rejecting = measure(server, "rejecting.json")
+    assert first["selectors"]["mllm"].items() >= {"model": "fake", "templates": "1"}.items()
+    assert first["selectors"]["mixed"]["cached"] == first["selectors"]["mixed"]["questions"]
+    assert first["selectors"]["grounding"] == {}
+    for record in (first, rejecting):
+        assert set(record["expressions"][0]["tracked"]) == {"oracle", "grounding", "mllm", "mixed"}
+        assert "mllm_pivot_right" in record["summaries"][-1]["measures"]
+    for one, other in zip(first["expressions"], rejecting["expressions"], strict=True):
+        assert one["tracked"]["grounding"] == other["tracked"]["grounding"] == other["tracked"]["mixed"]
+        assert all(frame == 0 for frame, _ in one["tracked"]["mllm"]["pivots"])
+        assert other["tracked"]["mllm"]["fell_back"]
+    assert rejecting["selectors"]["mllm"]["rejected"] > 0
+
+
+def test_selectors_of_one_name_are_refused(nano_bundle: Path) -> None:
+    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
+        for names in (("grounding", "grounding"), ("oracle",)):
+            chosen = [GroundingSelector(name) for name in names]
+            with pytest.raises(InputError, match="told apart"):
+                evaluate_synthetic(pipeline, detector, range(1), chosen)
 
 
 def test_the_command_prints_the_table(tmp_path: Path) -> None:
