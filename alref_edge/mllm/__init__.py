@@ -10,9 +10,11 @@ _HOMES = {
     "Counters": "counting",
     "Endpoint": "endpoint",
     "MllmClient": "client",
+    "MllmServer": "server",
     "Question": "questions",
     "Questioner": "questions",
     "Reply": "answers",
+    "ServerSettings": "server",
     "Templates": "templates",
 }
 

@@ -18,6 +18,7 @@ _NETWORKS = {
     "beats_as2m": ("beats", "As2mTask", 700, 2e-3, 0.4),
     "languagebind": ("languagebind", "LanguageBindTask", 1000, 2e-3, 0.4),
     "yamnet": ("yamnet", "YamNetTask", 900, 3e-3, 0.4),
+    "mllm": ("mllm", "MllmTask", 5000, 2e-3, 0.5),
 }
 
 
@@ -54,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     hearing.add_argument("--first", type=int, default=0, help="seed of the first scene (default 0)")
     hearing.add_argument("--count", type=int, default=100, help="scenes (default 100)")
     hearing.add_argument("--precision", default="float32", help="of the graphs (default float32)")
+    serving = commands.add_parser("mllm_folder", help="write the nano MLLM as the folder that vLLM serves")
+    serving.add_argument("folder", type=Path)
+    source = serving.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="mllm.pt of a training run")
+    source.add_argument("--random", action="store_true", help="random weights, for tests of the plumbing")
     return parser
 
 
@@ -63,6 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments.command == "plot":
             print(plot(arguments.folder))
+            return 0
+        if arguments.command == "mllm_folder":
+            from export.nano.mllm_folder import write_folder
+
+            print(write_folder(arguments.folder, arguments.checkpoint))
             return 0
         if arguments.command == "hear":
             from alref_edge.bundle import Bundle
@@ -74,7 +85,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         _prepare(arguments.device, arguments.threads)
         module, kind, *_ = _NETWORKS[arguments.command]
-        task = getattr(import_module(f"export.nano.{module}"), kind)(device=arguments.device, initial=arguments.initial)
+        extra = {"scenes": arguments.folder / "scenes"} if arguments.command == "mllm" else {}
+        task = getattr(import_module(f"export.nano.{module}"), kind)(
+            device=arguments.device, initial=arguments.initial, **extra
+        )
         recipe = Recipe(
             steps=arguments.steps, lr=arguments.lr, decay_share=arguments.decay_share, start=arguments.start
         )

@@ -26,6 +26,8 @@ class Task(Protocol):
     Attributes:
         name: the network's name; checkpoints are called after it.
         model: the network in training mode, on its device.
+
+    A task may bring its own optimiser: `optimizer(weight_decay)`, whose groups may state a "scale" of the rate.
     """
 
     name: str
@@ -107,7 +109,12 @@ def train(
         InputError: the state in the folder is of another network.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(_groups(task.model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
+    make = getattr(task, "optimizer", None)
+    optimizer = (
+        torch.optim.AdamW(_groups(task.model, recipe.weight_decay), lr=recipe.lr, betas=(0.9, 0.98))
+        if make is None
+        else make(recipe.weight_decay)
+    )
     step = _restore(task, optimizer, folder, recipe.start)
     started, begun = step, time.monotonic()
     saved = begun
@@ -119,7 +126,7 @@ def train(
             if minutes is not None and time.monotonic() - begun > 60 * minutes:
                 break
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
+                group["lr"] = recipe.rate(step) * group.get("scale", 1.0)
             task.model.train()
             losses = task.loss(step)
             optimizer.zero_grad(set_to_none=True)
@@ -205,7 +212,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _restore(task: Task, optimizer: torch.optim.Optimizer, folder: Path, start: int) -> int:
+def _restore(task: Task, optimizer: Any, folder: Path, start: int) -> int:
     path = folder / STATE
     if not path.exists():
         return start
@@ -218,7 +225,7 @@ def _restore(task: Task, optimizer: torch.optim.Optimizer, folder: Path, start: 
     return int(state["step"])
 
 
-def _save(task: Task, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+def _save(task: Task, optimizer: Any, step: int, folder: Path) -> None:
     state = {
         "name": task.name,
         "step": step,

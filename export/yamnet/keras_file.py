@@ -20,6 +20,7 @@ from alref_edge.errors import InputError
 from export.yamnet.variants import YamNetConfig, config_of
 
 CLASSIFIER = "logits"
+_SMALL = 64  # numbers; packing fewer takes more room
 _MEND = "give the official yamnet.h5 (https://storage.googleapis.com/audioset/yamnet.h5), or one that Keras 2 saved."
 
 Weights = dict[str, np.ndarray]
@@ -67,14 +68,14 @@ def read_weights(path: Path, config: YamNetConfig) -> Weights:
 
 
 def write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> Path:
-    """Write weights, named as `weight_shapes` names them, in the layout of the official file."""
+    """Write weights, named as `weight_shapes` names them, in the layout of the official file, packed."""
     import h5py
 
     layers: dict[str, list[str]] = {}
     for name in weights:
         layers.setdefault(name.rpartition("/")[0], []).append(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", libver="latest") as file:
         file.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.3.0"
@@ -82,7 +83,9 @@ def write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> Path:
             group = file.require_group(layer)
             group.attrs["weight_names"] = np.array([f"{name}:0".encode() for name in names])
             for name in names:
-                group.create_dataset(f"{name}:0", data=np.asarray(weights[name], np.float32))
+                value = np.asarray(weights[name], np.float32)
+                packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True} if value.size > _SMALL else {}
+                group.create_dataset(f"{name}:0", data=value, **packed)
     return path
 
 

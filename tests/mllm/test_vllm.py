@@ -19,10 +19,9 @@ import httpx
 import numpy as np
 import pytest
 
-from alref_edge.errors import AlrefError, InputError, MllmError
+from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.client import ClientSettings, MllmClient, Reply
 from alref_edge.mllm.endpoint import Endpoint
-from alref_edge.mllm.installation import PYTHON_VARIABLE, Installation
 from alref_edge.mllm.questions import Question, Questioner
 from alref_edge.mllm.server import MllmServer, ServerSettings
 from alref_edge.mllm.strips import BoxMarks
@@ -39,16 +38,6 @@ LONGEST = 24  # characters of a text: random weights know no end
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
-    if not os.environ.get(PYTHON_VARIABLE):
-        pytest.skip(f"{PYTHON_VARIABLE} names no Python that has vLLM")
-    try:
-        return Installation.find().python
-    except AlrefError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="torch and transformers write the model")
     pytest.importorskip("transformers", reason="torch and transformers write the model")
@@ -58,9 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(python: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MllmServer]:
+def server(vllm_python: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MllmServer]:
     settings = ServerSettings(api_key=KEY, memory_share=CACHE_SHARE, start_timeout_s=900)
-    with MllmServer(model, settings, python, tmp_path_factory.mktemp("log") / "vllm.log") as running:
+    with MllmServer(model, settings, vllm_python, tmp_path_factory.mktemp("log") / "vllm.log") as running:
         yield running
 
 
@@ -222,15 +211,15 @@ def test_killed_for_good_the_run_ends_and_keeps_its_answers(
     server.stop()
 
 
-def test_real_words_of_vllm_are_understood(python: str, model: Path, tmp_path: Path) -> None:
+def test_real_words_of_vllm_are_understood(vllm_python: str, model: Path, tmp_path: Path) -> None:
     settings = ServerSettings(context=1_000_000, api_key=f"{KEY}-b", memory_share=CACHE_SHARE)
-    server = MllmServer(model, settings, python, tmp_path / "log")
+    server = MllmServer(model, settings, vllm_python, tmp_path / "log")
     with pytest.raises(InputError, match=r"context.*max_model_len.*--context"):
         server.start()
     assert none_left(f"{KEY}-b", within_s=1)
 
 
-def test_with_no_network_but_loopback(python: str, model: Path, tmp_path: Path) -> None:
+def test_with_no_network_but_loopback(vllm_python: str, model: Path, tmp_path: Path) -> None:
     """`mllm serve` and `run --selector mllm` where there is no other interface; then SIGTERM, and nothing is left."""
     unshare = shutil.which("unshare")
     cut_off = [str(unshare), "-n"] if os.getuid() == 0 else [str(unshare), "-rn"]
@@ -239,7 +228,7 @@ def test_with_no_network_but_loopback(python: str, model: Path, tmp_path: Path) 
     marker = f"marker-{os.getpid()}"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_RUNTIME_DIR": "", "MARKER": marker}
     served = NANO if (NANO / "config.json").is_file() else model
-    command = [*cut_off, sys.executable, "-m", "tests.mllm.offline", str(served), python, str(tmp_path)]
+    command = [*cut_off, sys.executable, "-m", "tests.mllm.offline", str(served), vllm_python, str(tmp_path)]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
