@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser("mllm_folder", help="write the nano MLLM as the folder that vLLM serves")
     serving.add_argument("folder", type=Path)
     source = serving.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="mllm.pt of a training run")
+    source.add_argument("--checkpoint", type=Path, help="mllm.pt of a training run, or a folder written before")
     source.add_argument("--random", action="store_true", help="random weights, for tests of the plumbing")
     return parser
 

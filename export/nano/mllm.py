@@ -19,6 +19,7 @@ from alref_edge.datasets.synthetic import TRAINING_SEEDS
 from alref_edge.errors import InputError
 from export.nano.mllm_answers import Exercise, box_exercise, frame_exercise
 from export.nano.mllm_dense import CELLS, DenseHeads, Proposals, dense_targets, propose
+from export.nano.mllm_folder import read_weights
 from export.nano.mllm_init import start_well
 from export.nano.mllm_model import Mllm, MllmConfig
 from export.nano.mllm_optimizer import MuonAdamW
@@ -63,7 +64,8 @@ class MllmTask:
 
     Args:
         device: "cpu".
-        initial: a checkpoint to start from.
+        initial: a checkpoint to start from, or a served folder, which has no heads for the dense targets: those begin
+            anew.
         scenes: folder in which rendered scenes are kept; None renders each when it is needed.
         sight_steps: steps at the beginning in which the vision tower learns alone.
         images: strips of a step.
@@ -95,6 +97,8 @@ class MllmTask:
         self.sight_steps, self.images, self.questions = sight_steps, images, questions
         if initial is None:
             start_well(self.model.mllm.visual, self.scenes)
+        elif initial.is_dir():
+            read_weights(initial, self.model.mllm)
         else:
             self.model.load_state_dict(torch.load(initial, map_location="cpu", weights_only=True)["model"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from alref_edge.errors import InputError
 from export.nano.mllm_model import GRID, MERGE, PATCH, Mllm, MllmConfig
@@ -23,7 +23,8 @@ def write_folder(folder: Path, checkpoint: Path | None, *, seed: int = 0) -> Pat
 
     Args:
         folder: it is made if need be; files of the same names are replaced.
-        checkpoint: of the training, `mllm.pt`; None takes random weights, which tests of the plumbing can do with.
+        checkpoint: of the training, `mllm.pt`, or a folder that was written before, such as `engines/nano_mllm`, for a
+            tokenizer of changed templates; None takes random weights, which tests of the plumbing can do with.
         seed: of random weights.
 
     Raises:
@@ -32,7 +33,7 @@ def write_folder(folder: Path, checkpoint: Path | None, *, seed: int = 0) -> Pat
     torch.manual_seed(seed)
     model = Mllm(MllmConfig(VOCABULARY))
     if checkpoint is not None:
-        model.load_state_dict(_weights(checkpoint, model))
+        read_weights(checkpoint, model)
     ids = {each: special(each) for each in SPECIALS}
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.official_weights().items()}
@@ -61,7 +62,19 @@ def write_folder(folder: Path, checkpoint: Path | None, *, seed: int = 0) -> Pat
     return folder
 
 
-def _weights(checkpoint: Path, model: Mllm) -> dict[str, torch.Tensor]:
+def read_weights(checkpoint: Path, model: Mllm) -> None:
+    """Give a model the weights of `mllm.pt`, or of a folder that was written before.
+
+    Raises:
+        InputError: it cannot be read, or is of another network.
+    """
+    if checkpoint.is_dir():
+        model.load_official_weights(load_file(checkpoint / "model.safetensors"))
+    else:
+        model.load_state_dict(_of_checkpoint(checkpoint, model))
+
+
+def _of_checkpoint(checkpoint: Path, model: Mllm) -> dict[str, torch.Tensor]:
     try:
         trained = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:

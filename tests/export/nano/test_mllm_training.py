@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs the export environme
 pytest.importorskip("tokenizers", reason="training needs the export environment")
 safetensors = pytest.importorskip("safetensors.torch", reason="training needs the export environment")
 
+from alref_edge.bundle import shipped  # noqa: E402
 from alref_edge.errors import InputError  # noqa: E402
 from alref_edge.mllm.questions import Questioner  # noqa: E402
 from alref_edge.mllm.templates import Templates  # noqa: E402
@@ -249,6 +250,17 @@ def test_an_answer_is_decoded_for_every_prompt(scenes: SceneFolder) -> None:
         texts = task.answer(task.model.mllm.visual(strips), [["one"], ["one", "and another"]])
     assert len(texts) == 3
     assert all(AFTER_ANSWER not in text for text in texts)
+
+
+def test_the_shipped_weights_can_be_written_again_and_trained_on(tmp_path: Path) -> None:
+    folder = shipped("nano_mllm")
+    again = write_folder(tmp_path / "again", folder)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (again / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
+    task = MllmTask(initial=folder, scene_count=2, evaluated=1)
+    written = safetensors.load_file(folder / "model.safetensors")
+    for name, value in task.model.mllm.official_weights().items():
+        assert torch.equal(value.half(), written[name])
 
 
 def test_a_folder_of_random_weights_needs_no_training(tmp_path: Path) -> None:
