@@ -175,7 +175,9 @@ def run(
         transcript,
     )
     if selector not in _SELECTORS:
-        raise InputError("There is no such selector.", expected=" or ".join(_SELECTORS), got=selector)
+        raise InputError(
+            "There is no such selector.", expected=" or ".join(_SELECTORS), got=selector, mend="choose one."
+        )
     if selector not in LLM_SELECTORS:
         reasoning.refuse()
     if record is not None and audio is not None and setting is None:

@@ -155,7 +155,7 @@ def test_a_folder_of_the_frames_gets_the_masks_of_the_video(
 def test_grounding_runs_the_backbone_once_a_frame_and_the_text_encoder_once_a_sentence(
     pipeline: Pipeline, clip: Path
 ) -> None:
-    settings = replace(pipeline.settings, box_threshold=0.0)
+    settings = replace(pipeline.settings, box_threshold=0.0, distinct_iou=None)
     results = list(pipeline.rvos(clip, SENTENCES, settings=settings))
     counters = results[0].run.counters
     assert counters["grounding_backbone"] == 4
