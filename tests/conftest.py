@@ -20,6 +20,16 @@ def media() -> Path:
 
 
 @pytest.fixture(scope="session")
+def published() -> Path:
+    """Folder of the published answers: of ALREF_REFERENCE, else `shared/reference` beside the checkout."""
+    reference = Path(os.environ.get("ALREF_REFERENCE", ROOT.parent / "shared" / "reference"))
+    folder = reference / "al_ref_sam2" / "gpt_results"
+    if not folder.is_dir():
+        pytest.skip(f"no published answers at {folder}; set ALREF_REFERENCE")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def nano_bundle() -> Path:
     """Folder of the bundle that ships with the package."""
     return ROOT / "engines" / "nano"

@@ -36,14 +36,12 @@ class ModelFolder:
             kept on disk are never those of another model.
         context: most tokens of a prompt and its answer together, as the model was made; None if it does not say.
         dtype: of its weights, as config.json has it, or "".
-        bytes: size of its weights.
     """
 
     path: Path
     name: str
     context: int | None
     dtype: str
-    bytes: int
 
     @classmethod
     def open(cls, path: Path | str) -> ModelFolder:
@@ -66,7 +64,6 @@ class ModelFolder:
             weights = _weights(folder)
             _check_sees(folder, config)
             digest = _digest(folder, weights)
-            size = sum(file.stat().st_size for file in weights)
         except OSError as error:
             raise InputError(
                 f"The model's folder {folder} cannot be read.", got=error, mend="check who may read it."
@@ -75,7 +72,7 @@ class ModelFolder:
         context = text.get("max_position_embeddings", config.get("max_position_embeddings"))
         dtype = next((part[key] for part in (config, text) for key in ("dtype", "torch_dtype") if part.get(key)), "")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "model"
-        return cls(folder, f"{name}-{digest[:12]}", context if isinstance(context, int) else None, str(dtype), size)
+        return cls(folder, f"{name}-{digest[:12]}", context if isinstance(context, int) else None, str(dtype))
 
 
 def pixel_budget(folder: Path | str) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from alref_edge.mllm.questions import Question, Questioner
@@ -25,9 +25,33 @@ if TYPE_CHECKING:
     from alref_edge.mllm.client import MllmClient
 
 Answer = TypeVar("Answer")
+Otherwise = TypeVar("Otherwise", GroundingSelector, GroundingSoundSelector)
 
 
-class MllmSelector:
+class _Asking(Generic[Otherwise]):
+    """What both selectors have in common: whom they ask, and who decides otherwise."""
+
+    def __init__(self, client: MllmClient, questioner: Questioner, otherwise: Otherwise | None) -> None:
+        self._client, self._questioner = client, questioner
+        self._otherwise: Otherwise | None = otherwise
+
+    @property
+    def name(self) -> str:
+        """What it is called in results: "mllm", or "mixed" with another that decides where the LLM does not."""
+        return "mllm" if self._otherwise is None else "mixed"
+
+    @property
+    def in_flight(self) -> int:
+        """How many questions it may have under way: as many as the client."""
+        return self._client.in_flight
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The model and the version of the templates."""
+        return {"model": self._client.model, "templates": self._questioner.templates.version}
+
+
+class MllmSelector(_Asking[GroundingSelector]):
     """Pivots by a multimodal LLM.
 
     Args:
@@ -37,24 +61,9 @@ class MllmSelector:
     """
 
     def __init__(self, client: MllmClient, questioner: Questioner, otherwise: GroundingSelector | None = None) -> None:
-        self._client, self._questioner, self._otherwise = client, questioner, otherwise
+        super().__init__(client, questioner, otherwise)
         self._strips: WeakKeyDictionary[Segment, bytes] = WeakKeyDictionary()
         self._drawing = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """See `PivotSelector.name`."""
-        return "mllm" if self._otherwise is None else "mixed"
-
-    @property
-    def in_flight(self) -> int:
-        """See `PivotSelector.in_flight`."""
-        return self._client.in_flight
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """The model and the version of the templates."""
-        return _facts(self._client, self._questioner)
 
     def given(self, sentence: str) -> None:
         """Nothing is known beforehand."""
@@ -103,7 +112,7 @@ class MllmSelector:
         return self._otherwise.select(segment, sentence, ground)
 
 
-class MllmSoundSelector:
+class MllmSoundSelector(_Asking[GroundingSoundSelector]):
     """What sounds, by a multimodal LLM that is told what was heard.
 
     Args:
@@ -122,23 +131,8 @@ class MllmSoundSelector:
         most: int = 8,
         otherwise: GroundingSoundSelector | None = None,
     ) -> None:
-        self._client, self._questioner, self._otherwise = client, questioner, otherwise
+        super().__init__(client, questioner, otherwise)
         self._categories, self._most = tuple(categories), most
-
-    @property
-    def name(self) -> str:
-        """See `SoundSelector.name`."""
-        return "mllm" if self._otherwise is None else "mixed"
-
-    @property
-    def in_flight(self) -> int:
-        """See `SoundSelector.in_flight`."""
-        return self._client.in_flight
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """The model and the version of the templates."""
-        return _facts(self._client, self._questioner)
 
     def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
         """See `SoundSelector.categories`; nothing sounds where nothing was heard.
@@ -201,7 +195,3 @@ def ask(client: MllmClient, question: Question[Answer], count: Callable[[str, in
         if times:
             count(event, times)
     return reply.answer if reply.usable else None
-
-
-def _facts(client: MllmClient, questioner: Questioner) -> Mapping[str, str]:
-    return {"model": client.model, "templates": questioner.templates.version}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,6 @@ from alref_edge.errors import InputError
 from alref_edge.evaluation.agreement import MEASURES, PARTS, Agreement, compare_folders
 from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2
 from alref_edge.pipeline.recording import TWO_STAGE
-
-ROOT = Path(__file__).parent.parent.parent
-PUBLISHED = Path(os.environ.get("ALREF_REFERENCE", ROOT.parent / "shared" / "reference")) / "al_ref_sam2"
-
-
-@pytest.fixture(scope="module")
-def published() -> Path:
-    """Folder of the published answers: ALREF_REFERENCE, else `shared/reference` beside the checkout."""
-    folder = PUBLISHED / "gpt_results"
-    if not folder.is_dir():
-        pytest.skip(f"no published answers at {folder}; set ALREF_REFERENCE")
-    return folder
 
 
 def sounds(folder: Path, setting: str, first: Mapping[str, Mapping[str, int]], second: Mapping[str, object]) -> Path:

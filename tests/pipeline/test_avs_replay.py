@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,18 +21,6 @@ from alref_edge.pipeline.avs_replay import (
     parse_categories,
 )
 from alref_edge.pipeline.lbru import SoundingCategory
-
-ROOT = Path(__file__).parent.parent.parent
-PUBLISHED = Path(os.environ.get("ALREF_REFERENCE", ROOT.parent / "shared" / "reference")) / "al_ref_sam2"
-
-
-@pytest.fixture(scope="module")
-def published() -> Path:
-    """Folder of the published answers: ALREF_REFERENCE, else `shared/reference` beside the checkout."""
-    folder = PUBLISHED / "gpt_results"
-    if not folder.is_dir():
-        pytest.skip(f"no published answers at {folder}; set ALREF_REFERENCE")
-    return folder
 
 
 def answers(folder: Path, setting: str, first: Any, second: Any) -> RecordedAnswers:
