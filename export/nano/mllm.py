@@ -22,7 +22,6 @@ from export.nano.mllm_dense import CELLS, DenseHeads, Proposals, dense_targets, 
 from export.nano.mllm_folder import read_weights
 from export.nano.mllm_init import start_well
 from export.nano.mllm_model import Mllm, MllmConfig
-from export.nano.mllm_optimizer import MuonAdamW
 from export.nano.mllm_scenes import SceneFolder, Truth, drawn
 from export.nano.mllm_tokens import (
     AFTER_ANSWER,
@@ -34,6 +33,7 @@ from export.nano.mllm_tokens import (
     encode,
     special,
 )
+from export.nano.muon import MuonAdamW
 from export.nano.training import save_checkpoint
 
 HELD_OUT = 256

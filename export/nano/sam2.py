@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from alref_edge.datasets.synthetic import Scene, make_scene
+from export.nano.muon import MuonAdamW
+from export.nano.sam2_dense import DenseHeads
 from export.nano.sam2_model import (
     LONGEST,
     VARIANT,
     Decoded,
     Features,
     Moment,
+    attend_memory,
     build_trainable,
     condition,
+    decode,
     encode,
+    look,
     moment_of,
     prompt,
     track,
@@ -29,10 +34,15 @@ from export.nano.sam2_model import (
 from export.nano.sam2_scenes import FEW, Clips, draw_clips, draw_prompts, normalised
 from export.nano.training import save_checkpoint
 
-# Weights of the losses, which are those of the SAM 2 paper with plain cross-entropy in place of the focal loss.
-_MASK, _DICE, _IOU, _SCORE = 20.0, 1.0, 1.0, 1.0
+# Weights of the losses: those of the SAM 2 paper, but with cross-entropy in place of the focal loss: per pixel of the
+# object, so that small ones count as much as large ones, and its logarithm, so that lost tracks do not drown the rest.
+# Then those of dense supervision.
+_MASK, _DICE, _IOU, _SCORE = 1.0, 2.0, 1.0, 1.0
+_SEEN, _FOUND, _NAMED = 0.2, 0.3, 0.3
 _ROUND = 16.0  # pixels that the dice loss adds to both sides
+_SPREAD = 200.0  # pixels that cross-entropy adds to an object
 _ROWS = 8  # compared at once
+_FEW_ROWS = 4  # tables of a few vectors are not matrices of layers
 
 
 # Scenes that the object score is calibrated on; neither trained on nor measured on.
@@ -58,11 +68,8 @@ class Stage:
 
 
 CURRICULUM = (
-    Stage(until=600, clips=8, frames=1, rows=4),
-    Stage(until=1300, clips=4, frames=3, rows=4),
-    Stage(until=2700, clips=3, frames=5, rows=4),
-    Stage(until=3400, clips=2, frames=8, rows=4),
-    Stage(until=6200, clips=2, frames=8, rows=4, calm=True, astray=0.35),
+    Stage(until=3400, clips=5, frames=1, rows=3),
+    Stage(until=7000, clips=1, frames=8, rows=4, astray=0.35),
     Stage(until=10**9, clips=1, frames=16, rows=4, calm=True, astray=0.35),
 )
 
@@ -75,13 +82,22 @@ class Answer:
         decoded: of R' rows.
         frame: the frame's index in the batch.
         rows: the rows' numbers, int64 [R'].
-        weight: of its losses.
+        tokens: which of the four masks is compared with the truth, int64 [R'].
     """
 
     decoded: Decoded
     frame: int
     rows: Tensor
-    weight: float = 1.0
+    tokens: Tensor
+
+
+class TrainedSam2(nn.Module):
+    """The model, and the heads that only its training needs."""
+
+    def __init__(self, sam2: Any) -> None:
+        super().__init__()
+        self.sam2 = sam2
+        self.heads = DenseHeads(sam2.image_encoder.trunk.channel_list[::-1], sam2.hidden_dim, sam2.mem_dim)
 
 
 class Sam2Task:
@@ -106,8 +122,22 @@ class Sam2Task:
         seed: int = 0,
         clips: int = 5,
     ) -> None:
-        self.model: Any = build_trainable(initial, seed=seed).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = TrainedSam2(build_trainable(initial, seed=seed)).to(device)
         self.device, self.curriculum, self.seed, self.clips = device, curriculum, seed, clips
+
+    @property
+    def sam2(self) -> Any:
+        """The official `SAM2Base`."""
+        return self.model.sam2
+
+    def optimizer(self, weight_decay: float) -> MuonAdamW:
+        """Muon for the matrices of layers, AdamW for the rest."""
+        matrices = [
+            value for name, value in self.sam2.named_parameters() if value.ndim == 2 and min(value.shape) > _FEW_ROWS
+        ]
+        return MuonAdamW(self.model, matrices, weight_decay)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Losses of a step: "loss" and its parts."""
@@ -115,45 +145,65 @@ class Sam2Task:
         sizes = {"clips": stage.clips, "frames": stage.frames, "rows": stage.rows}
         clips = draw_clips(self.seed, step, **sizes, calm=stage.calm)
         generator = np.random.default_rng([self.seed, step, 78])
-        answers = self._answer(clips, generator, stage.astray)
-        return losses(answers, clips, int(generator.integers(4)), self.device)
+        answers, dense = self._answer(clips, generator, stage.astray)
+        told = losses(answers, clips, self.device)
+        return {**told, **dense, "loss": told["loss"] + sum(dense.values())}
 
-    def _answer(self, clips: Clips, generator: np.random.Generator, astray: float) -> list[Answer]:
+    def _answer(
+        self, clips: Clips, generator: np.random.Generator, astray: float
+    ) -> tuple[list[Answer], dict[str, Tensor]]:
         """Segment in up to three frames from boxes or points; then track from the first frame's true mask, or from what
         was segmented there. In a share of the clips each track is made to have followed another object for a while.
+
+        Returns:
+            The answers, and the weighted losses of dense supervision.
         """
-        model, owners = self.model, clips.clip_of_row.to(self.device)
+        model, heads, owners = self.sam2, self.model.heads, clips.clip_of_row.to(self.device)
         frames, number = clips.images.shape[:2]
-        seen = encode(model, clips.images.flatten(0, 1).to(self.device))
+        seen, maps = look(model, clips.images.flatten(0, 1).to(self.device))
+        kinds, row_kinds = clips.kinds.to(self.device), clips.kinds_of_rows().to(self.device)
+        labels = clips.labels.flatten(0, 1).to(self.device)
+        dense = {"seen": _SEEN * heads.see(maps, seen.embed, labels, kinds.repeat(frames, 1, 1))}
         features = [seen.rows(owners + number * index) for index in range(frames)]
         every = torch.arange(len(owners))
         answers = []
         for frame in sorted({0, frames // 2, frames - 1}):
             shown = clips.promptable(frame)
             if len(shown):
-                coords, labels = draw_prompts(generator, clips.masks[frame, shown])
+                coords, points = draw_prompts(generator, clips.masks[frame, shown])
                 some = features[frame] if len(shown) == len(every) else features[frame].rows(shown.to(self.device))
-                decoded = prompt(model, some, coords.to(self.device), labels.to(self.device))
-                answers.append(Answer(decoded, frame, shown))
-        if frames == 1:
-            return answers
+                decoded = prompt(model, some, coords.to(self.device), points.to(self.device))
+                single = points.shape[1] > 1 or generator.random() < 0.5
+                tokens = torch.zeros_like(shown) if single else decoded.ious[:, 1:].argmax(dim=1).cpu() + 1
+                answers.append(Answer(decoded, frame, shown, tokens))
         masks = clips.masks[0].unsqueeze(1).to(self.device)
         if generator.random() < 0.3 and answers and answers[0].frame == 0 and len(answers[0].rows) == len(every):
             guess = _enlarged(answers[0].decoded.masks[:, :1].detach())
             masks = torch.where(guess.flatten(1).any(dim=1)[:, None, None, None], guess, masks)
-        decoded, moment = condition(model, features[0], masks, clips.times[0])
-        answers.append(Answer(decoded, 0, every, weight=0.5))
-        past = [moment]
+        moment = condition(model, features[0], masks, clips.times[0])[1]
+        past, found, named = [moment], [], [heads.name(moment, clips.masks[0].to(self.device), row_kinds)]
         exchanged = torch.from_numpy(_exchanged(generator, clips.clip_of_row.numpy(), astray)).to(self.device)
         first, last = sorted(generator.integers(1, max(2, frames - 1), size=2))
         for frame in range(1, frames):
             if frame == last + 1:
                 past = [*past[:first], *(each.rows(exchanged) for each in past[first:])]
-            decoded, best = track(model, features[frame], past, clips.times[frame])
-            answers.append(Answer(decoded, frame, every))
+            conditioned = attend_memory(model, features[frame].embed, past, clips.times[frame])
+            decoded = decode(model, features[frame], conditioned)
+            best = decoded.ious[:, 1:].argmax(dim=1)
+            # The mask that is remembered is the one that learns; now and then another, so that it stays worth choosing.
+            tried = best if generator.random() < 0.8 else torch.from_numpy(generator.integers(3, size=len(best)))
+            answers.append(Answer(decoded, frame, every, tried.cpu() + 1))
+            truth = clips.masks[frame].to(self.device)
+            found.append(heads.find(conditioned, truth))
             if frame < frames - 1:
                 past.append(moment_of(model, features[frame], decoded, best, clips.times[frame])[1])
-        return answers
+                told = torch.nonzero(truth.flatten(1).any(dim=1) & (decoded.score[:, 0] > 0)).flatten()
+                if len(told):
+                    named.append(heads.name(past[-1].rows(told), truth[told], row_kinds[told]))
+        if found:
+            dense["found"] = _FOUND * torch.stack(found).mean()
+        dense["named"] = _NAMED * torch.stack(named).mean()
+        return answers, dense
 
     def evaluate(self) -> dict[str, float]:
         """Tracking from a true box on the frame where the most of an object is seen, on clips never trained on.
@@ -184,7 +234,7 @@ class Sam2Task:
 
     def encode_all(self, frames: np.ndarray) -> list[Features]:
         """Features of every normalised frame, each of one image."""
-        return [encode(self.model, torch.from_numpy(each[None]).to(self.device)) for each in frames]
+        return [encode(self.sam2, torch.from_numpy(each[None]).to(self.device)) for each in frames]
 
     def track_object(self, scene: Scene, features: list[Features], number: int) -> tuple[np.ndarray, int]:
         """Masks bool [T, S, S] of an object from its true box on the frame where the most of it is seen; that frame."""
@@ -218,7 +268,7 @@ class Sam2Task:
         reached = np.array([np.where(scores > each, given, kept).mean() for each in tried])
         # The middle of the best stretch.
         offset = -float(np.median(tried[reached >= reached.max() - 2e-4]))
-        self.model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += offset
+        self.sam2.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += offset
         return offset
 
     def _tracked(
@@ -227,19 +277,19 @@ class Sam2Task:
         """Frame, object score and mask bool [S, S] of an object: prompted on its frame, then forward, then backward."""
         box = torch.from_numpy(scene.boxes(pivot)[number].reshape(1, 2, 2)).to(self.device)
         labels = torch.tensor([[2, 3]], dtype=torch.int32, device=self.device)
-        start = _enlarged(prompt(self.model, features[pivot], box, labels).masks[:, :1])
+        start = _enlarged(prompt(self.sam2, features[pivot], box, labels).masks[:, :1])
         yield pivot, 1.0, start[0, 0].cpu().numpy()
         if not bool(start.any()):
             return
         for order in (range(pivot + 1, scene.num_frames), range(pivot - 1, -1, -1)):
-            past: list[Moment] = [condition(self.model, features[pivot], start, 0)[1]]
+            past: list[Moment] = [condition(self.sam2, features[pivot], start, 0)[1]]
             for time, index in enumerate(order, start=1):
-                decoded, best = track(self.model, features[index], past, time)
+                decoded, best = track(self.sam2, features[index], past, time)
                 yield index, float(decoded.score), _enlarged(decoded.masks[:, best + 1])[0, 0].cpu().numpy()
                 past = [
                     past[0],
                     *past[1:][1 - LONGEST :],
-                    moment_of(self.model, features[index], decoded, best, time)[1],
+                    moment_of(self.sam2, features[index], decoded, best, time)[1],
                 ]
 
     def finish(self) -> None:
@@ -248,7 +298,7 @@ class Sam2Task:
 
     def save(self, path: Path) -> None:
         """See `Task.save`."""
-        save_checkpoint(self.model.state_dict(), path)
+        save_checkpoint(self.sam2.state_dict(), path)
 
 
 def _exchanged(generator: np.random.Generator, clip_of_row: np.ndarray, share: float) -> np.ndarray:
@@ -266,24 +316,22 @@ def _enlarged(logits: Tensor) -> Tensor:
     return F.interpolate(logits, scale_factor=4.0, mode="bilinear") > 0
 
 
-def losses(answers: list[Answer], clips: Clips, token: int, device: str) -> dict[str, Tensor]:
-    """Weighted means over the answers' rows; masks and their quality count where the object is seen.
-
-    Args:
-        token: which of the four masks is compared with the truth, at full size: outlines are finer than cells.
-    """
+def losses(answers: list[Answer], clips: Clips, device: str) -> dict[str, Tensor]:
+    """Means over the answers' rows; masks, at full size since outlines are finer than cells, and their quality
+    count where the object is seen."""
     logits = torch.cat([each.decoded.masks for each in answers])  # [A, 4, h, w]
     ious = torch.cat([each.decoded.ious for each in answers])
     scores = torch.cat([each.decoded.score for each in answers]).squeeze(-1)
     whole = torch.cat([clips.masks[each.frame, each.rows] for each in answers]).to(device)
-    weight = torch.cat([torch.full((len(each.rows),), each.weight) for each in answers]).to(device)
     areas = whole.sum(dim=(-2, -1))
     seen = (areas > 0).float()
-    judged = weight * (1.0 - seen * (areas < FEW).float())
+    judged = 1.0 - seen * (areas < FEW).float()
     judged = judged / judged.sum().clamp(min=1.0)
-    shown = weight * seen / (weight * seen).sum().clamp(min=1.0)
+    shown = seen / seen.sum().clamp(min=1.0)
 
-    drawn, entropy, dice = Outlines.apply(logits[:, token], whole, shown)
+    tokens = torch.cat([each.tokens for each in answers]).to(device)
+    chosen = logits[torch.arange(len(logits), device=logits.device), tokens]
+    drawn, entropy, dice = Outlines.apply(chosen, whole, shown)
     wanted = whole.unsqueeze(1).float()
     with torch.no_grad():
         got, true = logits > 0, F.avg_pool2d(wanted, whole.shape[-1] // logits.shape[-1]) > 0.5
@@ -313,7 +361,8 @@ class Outlines(torch.autograd.Function):
                 coarse = logits[rows].detach().requires_grad_()
                 wanted = masks[rows].float()
                 fine = F.interpolate(coarse.unsqueeze(0), size=wanted.shape[-2:], mode="bilinear").squeeze(0)
-                distance = F.binary_cross_entropy_with_logits(fine, wanted, reduction="none").mean(dim=(-2, -1))
+                distance = F.binary_cross_entropy_with_logits(fine, wanted, reduction="none").sum(dim=(-2, -1))
+                distance = torch.log1p(distance / (wanted.sum(dim=(-2, -1)) + _SPREAD))
                 chance = fine.sigmoid()
                 both, sizes = (chance * wanted).sum(dim=(-2, -1)), (chance + wanted).sum(dim=(-2, -1))
                 apart = 1 - (2 * both + _ROUND) / (sizes + _ROUND)

@@ -102,13 +102,18 @@ class Moment:
 
 def encode(model: Any, images: Tensor) -> Features:
     """`forward_image` of normalised images [N, 3, S, S], without the maps that nothing reads."""
+    return look(model, images)[0]
+
+
+def look(model: Any, images: Tensor) -> tuple[Features, tuple[Tensor, ...]]:
+    """Features of normalised images [N, 3, S, S], and the maps of the trunk that they are made of, [N, h, w, C]."""
     trunk, neck, decoder = model.image_encoder.trunk, model.image_encoder.neck, model.sam_mask_decoder
-    x0, x1, x2, x3 = (each.permute(0, 2, 3, 1) for each in trunk(images))
+    x0, x1, x2, x3 = maps = tuple(each.permute(0, 2, 3, 1) for each in trunk(images))
     laterals = [each.conv for each in neck.convs]  # coarsest first
     top = F.interpolate(_pointwise(x3, laterals[0]), scale_factor=2.0, mode="nearest")
     s0 = _pointwise(x0, laterals[3], decoder.conv_s0)
     s1 = _pointwise(x1, laterals[2], decoder.conv_s1)
-    return Features(s0, s1, _pointwise(x2, laterals[1]) + top)
+    return Features(s0, s1, _pointwise(x2, laterals[1]) + top), maps
 
 
 def _pointwise(x_nhwc: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from alref_edge.datasets.synthetic import TRAINING_SEEDS, Scene, make_scene
+from export.nano.sam2_dense import kinds_of
 
 SIDE = 256
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
@@ -17,6 +18,7 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 PROMPTED, FEW = 60, 12
 """Pixels that are seen of an object that is prompted; and below the second, whether it is there is not asked."""
 _ATTEMPTS = 4
+_MOST_OBJECTS = 5
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,23 @@ class Clips:
         images: normalised, float32 [T, N, 3, S, S].
         clip_of_row: int64 [R].
         masks: what is seen of each row's object, bool [T, R, S, S].
+        labels: the object at each pixel, -1 for none, int8 [T, N, S, S].
+        kinds: of each clip's objects, int64 [N, M, 3]; see `kinds_of`.
+        object_of_row: the row's object in its clip, int64 [R].
         times: frame numbers in the direction of tracking; the first frame is the prompted one.
     """
 
     images: Tensor
     clip_of_row: Tensor
     masks: Tensor
+    labels: Tensor
+    kinds: Tensor
+    object_of_row: Tensor
     times: tuple[int, ...]
+
+    def kinds_of_rows(self) -> Tensor:
+        """Shape, colour and size of each row's object, int64 [R, 3]."""
+        return self.kinds[self.clip_of_row, self.object_of_row]
 
     def areas(self) -> Tensor:
         """Pixels seen, int64 [T, R]."""
@@ -62,20 +74,30 @@ def draw_clips(seed: int, step: int, *, clips: int, frames: int, rows: int, calm
     generator = np.random.default_rng([seed, step, 77])
     gap = int(generator.integers(1, 24)) if frames > 2 and generator.random() < 0.5 else 1
     times = (0, *range(gap, gap + frames - 1))
-    images, masks, owners = [], [], []
+    images, labels, masks, kinds, owners, objects = [], [], [], [], [], []
     for number in range(clips):
         scene, chosen, kept = _choose(generator, times, rows, calm)
         moved = list(zip(chosen, _shifts(generator, frames, calm), strict=True))
         images.append([np.roll(normalised(scene.frame(index)), by, (1, 2)) for index, by in moved])
-        labels = [np.roll(_squared(scene.labels(index)), by, (0, 1)) for index, by in moved]
-        masks += [[each == row for each in labels] for row in kept]
+        labels.append([np.roll(_squared(scene.labels(index)), by, (0, 1)) for index, by in moved])
+        masks += [[each == row for each in labels[-1]] for row in kept]
+        kinds.append(kinds_of(scene.objects, _MOST_OBJECTS))
         owners += [number] * len(kept)
+        objects += kept
     return Clips(
-        torch.from_numpy(np.stack([np.stack(each) for each in zip(*images, strict=True)])),
+        _by_frame(images),
         torch.tensor(owners),
-        torch.from_numpy(np.stack([np.stack(each) for each in zip(*masks, strict=True)])),
+        _by_frame(masks),
+        _by_frame(labels),
+        torch.from_numpy(np.stack(kinds)),
+        torch.tensor(objects),
         times,
     )
+
+
+def _by_frame(arrays: list[list[np.ndarray]]) -> Tensor:
+    """One tensor of arrays that are given for each clip or row and frame, frames first."""
+    return torch.from_numpy(np.stack([np.stack(each) for each in zip(*arrays, strict=True)]))
 
 
 def draw_prompts(generator: np.random.Generator, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +134,12 @@ def _choose(
         sides = int(generator.integers(SIDE, 352)), int(generator.integers(SIDE, 352))
     while True:
         scene = make_scene(TRAINING_SEEDS + int(generator.integers(2**31)), *sides)
-        labels = [_squared(scene.labels(index)) for index in range(scene.num_frames)]
-        count = len(scene.objects)
-        areas_tn = np.stack([np.bincount(each.ravel() + 1, minlength=count + 1)[1:] for each in labels])
-        picks = [_window(generator, times, scene.num_frames, calm) for _ in range(_ATTEMPTS)]
-        eventful = generator.random() < 0.6
+        eventful = len(times) > 1 and generator.random() < 0.6
+        picks = [_window(generator, times, scene.num_frames, calm) for _ in range(_ATTEMPTS if eventful else 1)]
+        areas_tn = np.zeros((scene.num_frames, len(scene.objects)), np.int64)
+        for index in {each for pick in picks for each in pick}:
+            labels = _squared(scene.labels(index)).ravel()
+            areas_tn[index] = np.bincount(labels + 1, minlength=len(scene.objects) + 1)[1:]
         best = max(picks, key=lambda pick: _events(areas_tn[pick])) if eventful else picks[0]
         seen = areas_tn[best]
         kept = np.flatnonzero(seen[0] >= PROMPTED)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
@@ -55,7 +56,7 @@ class Recipe:
     """How the weights are moved.
 
     Attributes:
-        steps: steps in all, over every stretch.
+        steps: steps in all, over every stretch. A step is a batch: several processes do several at once.
         lr: learning rate of AdamW, reached after `warmup` steps, falling to 0 over the last `decay_share` of the steps.
         weight_decay: of matrices; vectors have none.
         clip: largest norm of the gradient.
@@ -89,6 +90,8 @@ def train(
 ) -> int:
     """Train until the recipe's end, or for a stretch; SIGTERM ends a stretch too.
 
+    Started by torchrun, each process computes a batch of its own, and all take one step with the mean of the gradients.
+
     `folder` holds `state.pt` (weights, optimiser, step: what the next stretch goes on from), `log.jsonl` (a line for
     every `log_every` steps and each evaluation), and the official checkpoint `<name>.pt`, written with the state.
 
@@ -116,46 +119,88 @@ def train(
         else make(recipe.weight_decay)
     )
     step = _restore(task, optimizer, folder, recipe.start)
+    team = _Team(task.model)
     started, begun = step, time.monotonic()
     saved = begun
     sums: dict[str, float] = {}
     summed = 0
-    with (folder / LOG).open("a", encoding="utf-8") as log, _stop_signal() as stop:
-        _note(log, {"step": step, "recipe": asdict(recipe), "threads": torch.get_num_threads()})
-        while step < min(recipe.steps, until or recipe.steps) and not stop:
-            if minutes is not None and time.monotonic() - begun > 60 * minutes:
-                break
+    ended = False
+    with (folder / LOG if team.leads else Path(os.devnull)).open("a", encoding="utf-8") as log, _stop_signal() as stop:
+        threads = {"threads": torch.get_num_threads(), "processes": team.size}
+        _note(log, {"step": step, "recipe": asdict(recipe), **threads})
+        while step < min(recipe.steps, until or recipe.steps) and not ended:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step) * group.get("scale", 1.0)
             task.model.train()
-            losses = task.loss(step)
+            losses = task.loss(step + team.number)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
+            late = minutes is not None and time.monotonic() - begun > 60 * minutes
+            ended = team.share_gradients(task.model, ended=late or bool(stop))
             norm = nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip)
             if torch.isfinite(norm):
                 optimizer.step()
-            step += 1
+            step += team.size
             for name, value in {**losses, "norm": norm, "skipped": 1.0 - torch.isfinite(norm).float()}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             summed += 1
-            if step % log_every == 0:
+            if step % log_every < team.size:
                 means = {name: round(value / summed, 5) for name, value in sums.items()}
                 _note(log, {"step": step, "lr": recipe.rate(step), "s": round(time.monotonic() - begun, 1), **means})
                 sums, summed = {}, 0
-            if step % evaluate_every == 0 or step == recipe.steps:
+            if team.leads and (step % evaluate_every < team.size or step >= recipe.steps):
                 task.model.eval()
                 with torch.inference_mode():
                     reached = task.evaluate()
                 _note(log, {"step": step, "s": round(time.monotonic() - begun, 1), "evaluated": reached})
-            if time.monotonic() - saved > save_every_s:
+            if team.leads and time.monotonic() - saved > save_every_s:
                 _save(task, optimizer, step, folder)
                 saved = time.monotonic()
-        if started < step == recipe.steps:
-            task.model.eval()
-            with torch.inference_mode():
-                task.finish()
-        _save(task, optimizer, step, folder)
+        if team.leads:
+            if started < recipe.steps <= step:
+                task.model.eval()
+                with torch.inference_mode():
+                    task.finish()
+            _save(task, optimizer, step, folder)
     return step
+
+
+class _Team:
+    """The processes that torchrun started; without it, this one alone.
+
+    Attributes:
+        number, size: of this process, from 0, and of the team.
+        leads: whether this process writes what the team reached.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.number, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.leads = self.number == 0
+        if self.size > 1:
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("gloo")
+            for value in model.state_dict().values():
+                torch.distributed.broadcast(value, 0)
+
+    def share_gradients(self, model: nn.Module, *, ended: bool) -> bool:
+        """Replace gradients by the mean over the team.
+
+        Returns:
+            Whether any process of the team has ended its stretch.
+        """
+        if self.size == 1:
+            return ended
+        parameters = [each for each in model.parameters() if each.requires_grad]
+        for each in parameters:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        said = parameters[0].new_tensor([float(ended)])
+        flat = torch.cat([*(each.grad.flatten() for each in parameters if each.grad is not None), said])
+        torch.distributed.all_reduce(flat)
+        parts = (flat[:-1] / self.size).split([each.numel() for each in parameters])
+        for each, part in zip(parameters, parts, strict=True):
+            each.grad = part.view_as(each)
+        return bool(flat[-1] > 0)
 
 
 def save_checkpoint(weights: Mapping[str, Tensor], path: Path) -> None:
