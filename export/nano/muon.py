@@ -1,4 +1,4 @@
-"""Muon for the matrices of a transformer's layers, AdamW for all else."""
+"""Muon for the matrices of layers, AdamW for all else."""
 
 from __future__ import annotations
 

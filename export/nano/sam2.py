@@ -34,9 +34,9 @@ from export.nano.sam2_model import (
 from export.nano.sam2_scenes import FEW, Clips, draw_clips, draw_prompts, normalised
 from export.nano.training import save_checkpoint
 
-# Weights of the losses: those of the SAM 2 paper, but with cross-entropy in place of the focal loss: per pixel of the
-# object, so that small ones count as much as large ones, and its logarithm, so that lost tracks do not drown the rest.
-# Then those of dense supervision.
+# Weights of the losses, which are those of the SAM 2 paper but for the focal loss: in its place stands cross-entropy
+# for each pixel of the object, so that small ones count as much as large ones, and its logarithm, so that lost tracks
+# do not drown the rest. Then the weights of dense supervision.
 _MASK, _DICE, _IOU, _SCORE = 1.0, 2.0, 1.0, 1.0
 _SEEN, _FOUND, _NAMED = 0.2, 0.3, 0.3
 _ROUND = 16.0  # pixels that the dice loss adds to both sides
@@ -134,9 +134,7 @@ class Sam2Task:
 
     def optimizer(self, weight_decay: float) -> MuonAdamW:
         """Muon for the matrices of layers, AdamW for the rest."""
-        matrices = [
-            value for name, value in self.sam2.named_parameters() if value.ndim == 2 and min(value.shape) > _FEW_ROWS
-        ]
+        matrices = [each for each in self.sam2.parameters() if each.ndim == 2 and min(each.shape) > _FEW_ROWS]
         return MuonAdamW(self.model, matrices, weight_decay)
 
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -180,8 +178,9 @@ class Sam2Task:
         if generator.random() < 0.3 and answers and answers[0].frame == 0 and len(answers[0].rows) == len(every):
             guess = _enlarged(answers[0].decoded.masks[:, :1].detach())
             masks = torch.where(guess.flatten(1).any(dim=1)[:, None, None, None], guess, masks)
-        moment = condition(model, features[0], masks, clips.times[0])[1]
-        past, found, named = [moment], [], [heads.name(moment, clips.masks[0].to(self.device), row_kinds)]
+        decoded, moment = condition(model, features[0], masks, clips.times[0])
+        answers.append(Answer(decoded, 0, every, torch.zeros_like(every)))
+        past, found, named = [moment], [], [self._named(decoded, moment, clips.masks[0], row_kinds)]
         exchanged = torch.from_numpy(_exchanged(generator, clips.clip_of_row.numpy(), astray)).to(self.device)
         first, last = sorted(generator.integers(1, max(2, frames - 1), size=2))
         for frame in range(1, frames):
@@ -197,13 +196,17 @@ class Sam2Task:
             found.append(heads.find(conditioned, truth))
             if frame < frames - 1:
                 past.append(moment_of(model, features[frame], decoded, best, clips.times[frame])[1])
-                told = torch.nonzero(truth.flatten(1).any(dim=1) & (decoded.score[:, 0] > 0)).flatten()
-                if len(told):
-                    named.append(heads.name(past[-1].rows(told), truth[told], row_kinds[told]))
+                named.append(self._named(decoded, past[-1], clips.masks[frame], row_kinds))
         if found:
             dense["found"] = _FOUND * torch.stack(found).mean()
         dense["named"] = _NAMED * torch.stack(named).mean()
         return answers, dense
+
+    def _named(self, decoded: Decoded, moment: Moment, masks: Tensor, kinds: Tensor) -> Tensor:
+        """`DenseHeads.name` of the rows whose object is there and is said to be."""
+        masks = masks.to(self.device)
+        told = torch.nonzero(masks.flatten(1).any(dim=1) & (decoded.score[:, 0] > 0)).flatten()
+        return self.model.heads.name(moment.rows(told), masks[told], kinds[told])
 
     def evaluate(self) -> dict[str, float]:
         """Tracking from a true box on the frame where the most of an object is seen, on clips never trained on.

@@ -101,7 +101,7 @@ class DenseHeads(nn.Module):
 
 
 def _named(said: Tensor, kinds: Tensor) -> Tensor:
-    """Cross-entropy of logits [..., sum of counts] for kinds [..., 3]: the mean over those that are known."""
+    """Cross-entropy of logits [..., sum of counts] for kinds [..., 3]: means over known ones, summed over the 3."""
     total = said.new_zeros(())
     for logits, wanted in zip(said.split(_COUNTS, dim=-1), kinds.unbind(dim=-1), strict=True):
         known = wanted != _NONE

@@ -35,7 +35,8 @@ class Task(Protocol):
     model: nn.Module
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """The losses of a step; "loss" is what is made smaller. The batch follows from the step alone."""
+        """The losses of a step; "loss" is what is made smaller. The batch follows from the step alone, which may be
+        past the recipe's last where several processes share it."""
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -57,8 +58,9 @@ class Recipe:
 
     Attributes:
         steps: steps in all, over every stretch. A step is a batch: several processes do several at once.
-        lr: learning rate of AdamW, reached after `warmup` steps, falling to 0 over the last `decay_share` of the steps.
-        weight_decay: of matrices; vectors have none.
+        lr: learning rate, which the task's optimiser may scale, reached after `warmup` steps, falling to 0 over the
+            last `decay_share` of the steps.
+        weight_decay: of what the optimiser decays: matrices, not vectors.
         clip: largest norm of the gradient.
         start: the step that a run with earlier weights begins at.
     """
@@ -90,7 +92,8 @@ def train(
 ) -> int:
     """Train until the recipe's end, or for a stretch; SIGTERM ends a stretch too.
 
-    Started by torchrun, each process computes a batch of its own, and all take one step with the mean of the gradients.
+    Started by torchrun, on one machine, each process computes a batch of its own, and all move the weights once by the
+    mean of the gradients: half as often with two. What is logged of the losses is the first one's.
 
     `folder` holds `state.pt` (weights, optimiser, step: what the next stretch goes on from), `log.jsonl` (a line for
     every `log_every` steps and each evaluation), and the official checkpoint `<name>.pt`, written with the state.
@@ -148,7 +151,7 @@ def train(
                 means = {name: round(value / summed, 5) for name, value in sums.items()}
                 _note(log, {"step": step, "lr": recipe.rate(step), "s": round(time.monotonic() - begun, 1), **means})
                 sums, summed = {}, 0
-            if team.leads and (step % evaluate_every < team.size or step >= recipe.steps):
+            if team.leads and not ended and (step % evaluate_every < team.size or step >= recipe.steps):
                 task.model.eval()
                 with torch.inference_mode():
                     reached = task.evaluate()
@@ -183,7 +186,7 @@ class _Team:
                 torch.distributed.broadcast(value, 0)
 
     def share_gradients(self, model: nn.Module, *, ended: bool) -> bool:
-        """Replace gradients by the mean over the team.
+        """Replace gradients by the mean over the team; a parameter that no process has one for keeps none.
 
         Returns:
             Whether any process of the team has ended its stretch.
@@ -191,16 +194,14 @@ class _Team:
         if self.size == 1:
             return ended
         parameters = [each for each in model.parameters() if each.requires_grad]
-        for each in parameters:
-            if each.grad is None:
-                each.grad = torch.zeros_like(each)
-        said = parameters[0].new_tensor([float(ended)])
-        flat = torch.cat([*(each.grad.flatten() for each in parameters if each.grad is not None), said])
+        said = parameters[0].new_tensor([float(ended), *(float(each.grad is not None) for each in parameters)])
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        flat = torch.cat([*(each.flatten() for each in gradients), said])
         torch.distributed.all_reduce(flat)
-        parts = (flat[:-1] / self.size).split([each.numel() for each in parameters])
-        for each, part in zip(parameters, parts, strict=True):
-            each.grad = part.view_as(each)
-        return bool(flat[-1] > 0)
+        *parts, said = flat.split([*(each.numel() for each in parameters), len(said)])
+        for each, part, given in zip(parameters, parts, said[1:].tolist(), strict=True):
+            each.grad = part.view_as(each) / self.size if given else None
+        return bool(said[0] > 0)
 
 
 def save_checkpoint(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="training needs the export environme
 pytest.importorskip("sam2", reason="training needs the export environment")
 
 from alref_edge.datasets.synthetic import COLOURS, SHAPES, SIZES, make_scene  # noqa: E402
-from export.nano.sam2 import Outlines, Sam2Task, Stage  # noqa: E402
+from export.nano.sam2 import Outlines, Sam2Task, Stage, _exchanged  # noqa: E402
 from export.nano.sam2_dense import DenseHeads, kinds_of  # noqa: E402
 from export.nano.sam2_model import Moment, condition, encode, moment_of, prompt, track  # noqa: E402
 from export.nano.sam2_scenes import draw_clips, draw_prompts  # noqa: E402
@@ -134,7 +134,7 @@ def test_kinds_are_those_of_the_objects() -> None:
 def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
     script = tmp_path / "learn.py"
     script.write_text(
-        "import sys, torch\n"
+        "import os, sys, torch\n"
         "from pathlib import Path\n"
         "from export.nano.training import Recipe, train\n"
         "class Task:\n"
@@ -144,7 +144,7 @@ def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> 
         "    def optimizer(self, weight_decay):\n"
         "        return torch.optim.SGD(self.model.parameters(), lr=1.0)\n"
         "    def loss(self, step):\n"
-        "        return {'loss': self.model.bias.sum() * step}\n"
+        "        return {'loss': (self.model.bias * (step + self.model.bias.detach())).sum()}\n"
         "    def evaluate(self):\n"
         "        return {'bias': float(self.model.bias)}\n"
         "    def finish(self):\n"
@@ -152,7 +152,11 @@ def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> 
         "    def save(self, path):\n"
         "        torch.save({}, path)\n"
         "recipe = Recipe(steps=4, lr=1.0, warmup=1, decay_share=0.0, clip=1e9)\n"
-        "train(Task(), recipe, Path(sys.argv[1]), log_every=2, evaluate_every=2)\n"
+        "task = Task()\n"
+        "torch.nn.init.constant_(task.model.bias, float(os.environ['RANK']) + 1)\n"
+        "train(task, recipe, Path(sys.argv[1]), log_every=2, evaluate_every=2)\n"
+        "Path(sys.argv[1], os.environ['RANK']).write_text(str(float(task.model.bias)))\n"
+        "assert task.model.weight.grad is None\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
@@ -161,8 +165,36 @@ def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path: Path) -> 
     biases = [line["evaluated"]["bias"] for line in lines if "evaluated" in line]
     assert [line["step"] for line in lines if "evaluated" in line] == [2, 4]
     assert lines[0]["processes"] == 2
-    # Batches 0 and 1, then 2 and 3.
-    assert biases[1] - biases[0] == pytest.approx(-2.5)
+    # From the first one's 1, batches 0 and 1, then 2 and 3: each time the bias itself and the mean of the two go off.
+    assert biases == pytest.approx([-0.5, -2.5])
+    assert [float((tmp_path / "run" / rank).read_text()) for rank in "01"] == [biases[1]] * 2
+
+
+def test_memories_are_exchanged_within_their_clip() -> None:
+    clips = np.array([0, 0, 0, 1, 1, 2])
+    for seed in range(10):
+        order = _exchanged(np.random.default_rng(seed), clips, 1.0)
+        assert (clips[order] == clips).all()
+        assert sorted(order) == list(range(6))
+        assert (order[:5] != np.arange(5)).all()
+    assert (_exchanged(np.random.default_rng(0), clips, 0.0) == np.arange(6)).all()
+
+
+def test_tracking_is_learnt_too() -> None:
+    """A batch of three frames, over and over: masks, places and kinds in every frame but the first are tracked."""
+    task = Sam2Task(curriculum=SHORT, clips=0)
+    optimizer = task.optimizer(0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 2e-3 * group.get("scale", 1.0)
+    told = []
+    for _ in range(25):
+        losses = task.loss(5)
+        told.append({name: float(value.detach()) for name, value in losses.items()})
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    for name in ("loss", "found", "mask"):
+        assert told[-1][name] < 0.8 * told[0][name], name
 
 
 def test_prompts_are_of_their_masks() -> None:
