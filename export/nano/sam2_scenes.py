@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ class Clips:
     Attributes:
         images: normalised, float32 [T, N, 3, S, S].
         clip_of_row: int64 [R].
-        masks: what is seen of each row's object, bool [T, R, S, S].
         labels: the object at each pixel, -1 for none, int8 [T, N, S, S].
         kinds: of each clip's objects, int64 [N, M, 3]; see `kinds_of`.
         object_of_row: the row's object in its clip, int64 [R].
@@ -37,11 +37,15 @@ class Clips:
 
     images: Tensor
     clip_of_row: Tensor
-    masks: Tensor
     labels: Tensor
     kinds: Tensor
     object_of_row: Tensor
     times: tuple[int, ...]
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """What is seen of each row's object, bool [T, R, S, S]."""
+        return self.labels[:, self.clip_of_row] == self.object_of_row[:, None, None]
 
     def kinds_of_rows(self) -> Tensor:
         """Shape, colour and size of each row's object, int64 [R, 3]."""
@@ -74,20 +78,18 @@ def draw_clips(seed: int, step: int, *, clips: int, frames: int, rows: int, calm
     generator = np.random.default_rng([seed, step, 77])
     gap = int(generator.integers(1, 24)) if frames > 2 and generator.random() < 0.5 else 1
     times = (0, *range(gap, gap + frames - 1))
-    images, labels, masks, kinds, owners, objects = [], [], [], [], [], []
+    images, labels, kinds, owners, objects = [], [], [], [], []
     for number in range(clips):
         scene, chosen, kept = _choose(generator, times, rows, calm)
         moved = list(zip(chosen, _shifts(generator, frames, calm), strict=True))
         images.append([np.roll(normalised(scene.frame(index)), by, (1, 2)) for index, by in moved])
         labels.append([np.roll(_squared(scene.labels(index)), by, (0, 1)) for index, by in moved])
-        masks += [[each == row for each in labels[-1]] for row in kept]
         kinds.append(kinds_of(scene.objects, _MOST_OBJECTS))
         owners += [number] * len(kept)
         objects += kept
     return Clips(
         _by_frame(images),
         torch.tensor(owners),
-        _by_frame(masks),
         _by_frame(labels),
         torch.from_numpy(np.stack(kinds)),
         torch.tensor(objects),
@@ -96,7 +98,7 @@ def draw_clips(seed: int, step: int, *, clips: int, frames: int, rows: int, calm
 
 
 def _by_frame(arrays: list[list[np.ndarray]]) -> Tensor:
-    """One tensor of arrays that are given for each clip or row and frame, frames first."""
+    """One tensor of arrays that are given for each clip and frame, frames first."""
     return torch.from_numpy(np.stack([np.stack(each) for each in zip(*arrays, strict=True)]))
 
 
