@@ -1,13 +1,20 @@
-"""What the tests share: real media, and the shipped bundle."""
+"""What the tests share: real media, the shipped bundle, and interrupts."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Ctrl-C reaches the tests and what they start, as from a terminal: a shell's background job would ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -107,6 +108,8 @@ def _prepare(device: str, threads: int) -> None:
         torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("torch finds no CUDA here.", expected="a CUDA device", got=device, mend="--device cpu")
+    if device.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("Several processes share CPUs alone.", got=device, mend="leave torchrun out, or --device cpu")
 
 
 if __name__ == "__main__":

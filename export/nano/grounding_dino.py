@@ -21,18 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alref_edge.datasets.synthetic import COLOURS, SHAPES, SIZES, TRAINING_SEEDS, Scene, make_scene
+from alref_edge.datasets.synthetic import SHAPES, TRAINING_SEEDS, Scene, make_scene
 from alref_edge.models.grounding_dino.text import CaptionTokenizer
 from export.grounding_dino.checkpoint import build_model, empty_model, load_official, to_official
 from export.grounding_dino.configs import MEAN, STD, transformers_config
 from export.grounding_dino.vocabulary import make_vocabulary
+from export.nano.attributes import LOOKS, classes_of
 from export.nano.grounding_forward import Captions, forward, image_features
 from export.nano.grounding_losses import FINEST, Batch, iou, set_and_dense_losses
 from export.nano.training import save_checkpoint
 
 _SEED = 7
 _UNSEEN = 500_000
-_ATTRIBUTES = (tuple(SHAPES), tuple(COLOURS), tuple(SIZES))
 # The share of an object that must be seen for the backbone to be asked about it.
 _CLEAR = 0.6
 # The share of captions that are a shape's name alone, as a category is asked for: any number of objects, or none.
@@ -158,11 +158,7 @@ class GroundingDinoTask:
             whole = np.array([np.count_nonzero(each.sprite_alpha >= 128) for each in scene.objects])
             clear = seen & (scene.masks(frame).sum(axis=(1, 2)) > _CLEAR * whole)
             objects.append(torch.from_numpy(centred[clear].astype(np.float32)))
-            values = [
-                (_ATTRIBUTES[0].index(o.shape), _ATTRIBUTES[1].index(o.colour), _ATTRIBUTES[2].index(o.size))
-                for o in scene.objects
-            ]
-            attributes.append(torch.tensor(values)[torch.from_numpy(clear)])
+            attributes.append(torch.from_numpy(classes_of(scene.objects, LOOKS)[clear]))
             for text, targets in self._ask(scene, seen, generator, asked_of):
                 asked.append((number, text, torch.from_numpy(centred[targets].astype(np.float32))))
         mean, std = torch.tensor(MEAN), torch.tensor(STD)
@@ -228,7 +224,7 @@ class _WithHeads(nn.Module):
     def __init__(self, network: nn.Module, width: int) -> None:
         super().__init__()
         self.network = network
-        outputs = sum(len(names) for names in _ATTRIBUTES)
+        outputs = sum(len(values) for values in LOOKS.values())
         self.heads = nn.ModuleList(nn.Linear(width, outputs) for _ in range(FINEST))
 
     def attributes(self, features: Tensor, levels: Sequence[tuple[int, int]], batch: Batch) -> Tensor:
@@ -240,11 +236,11 @@ class _WithHeads(nn.Module):
         for head, (height, width) in zip(self.heads, levels, strict=False):
             column, row = ((middles * torch.tensor([width, height])).long().clamp(min=0)).unbind(1)
             tokens = start + row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
-            parts = head(features[images, tokens]).split([len(names) for names in _ATTRIBUTES], dim=1)
+            parts = head(features[images, tokens]).split([len(values) for values in LOOKS.values()], dim=1)
             for index, logits in enumerate(parts):
                 total = total + functional.cross_entropy(logits, wanted[:, index])
             start += height * width
-        return total / (len(self.heads) * len(_ATTRIBUTES))
+        return total / (len(self.heads) * len(LOOKS))
 
 
 def _start(model: Any) -> nn.Module:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alref_edge.datasets.synthetic import COLOURS, SHAPES, SIZES
-from alref_edge.datasets.synthetic.objects import MOTIONS
+from export.nano.attributes import ATTRIBUTES, UNKNOWN, classes_of
 from export.nano.mllm_model import GRID, MERGE, PATCH
 from export.nano.mllm_scenes import FRAMES, SIDE, Truth
 
@@ -27,11 +26,9 @@ PLACES = 16
 
 MOST_BOXES = 3
 
-_KINDS = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
-_CLASSES = {**{name: len(values) for name, values in _KINDS.items()}, "x": PLACES, "y": PLACES}
+_CLASSES = {**{name: len(values) for name, values in ATTRIBUTES.items()}, "x": PLACES, "y": PLACES}
 _WEIGHTS = {"shape": 3.0, "colour": 1.0, "size": 1.0, "motion": 2.0, "x": 0.5, "y": 0.5}
 _LEAST = 12
-_NONE = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +93,13 @@ def dense_targets(truth: Truth, proposals: Proposals | None) -> dict[str, np.nda
     numbers = np.full((len(FRAMES), tall, CELLS), -1)
     numbers[:, 1:] = np.where(covered, most, -1)
     targets = {"present": (numbers >= 0).reshape(-1).astype(np.float32)}
-    for name, values in _KINDS.items():
-        table = np.array([values.index(getattr(each, name)) for each in truth.objects] + [_NONE])
-        targets[name] = table[numbers].reshape(-1)
+    classes = np.pad(classes_of(truth.objects, ATTRIBUTES), ((0, 1), (0, 0)), constant_values=UNKNOWN)
+    for index, name in enumerate(ATTRIBUTES):
+        targets[name] = classes[numbers, index].reshape(-1)
     middles = np.nan_to_num((truth.boxes_tn4[..., :2] + truth.boxes_tn4[..., 2:]) / 2 * PLACES / SIDE)
     for axis, name in enumerate("xy"):
         table = np.concatenate(
-            [middles[..., axis].clip(0, PLACES - 1).astype(int), np.full((len(FRAMES), 1), _NONE)], 1
+            [middles[..., axis].clip(0, PLACES - 1).astype(int), np.full((len(FRAMES), 1), UNKNOWN)], 1
         )
         targets[name] = np.stack([table[t][numbers[t]] for t in range(len(FRAMES))]).reshape(-1)
     inside, centre = np.zeros((2, len(FRAMES), tall, CELLS, MOST_BOXES), np.float32)
@@ -150,9 +147,9 @@ class DenseHeads(nn.Module):
         told: dict[str, Tensor] = {"outline": outline}
         for name, weight in _WEIGHTS.items():
             logits, classes = found[name].flatten(0, 1), wanted[name].flatten()
-            total = total + weight * functional.cross_entropy(logits, classes, ignore_index=_NONE)
+            total = total + weight * functional.cross_entropy(logits, classes, ignore_index=UNKNOWN)
             if name in ("shape", "colour", "size", "motion", "x"):
-                known = classes != _NONE
+                known = classes != UNKNOWN
                 told[f"{name}_right"] = (logits.argmax(dim=1) == classes)[known].float().mean()
         marked = wanted["centre"] > 0
         best = found["centre"].argmax(dim=1)

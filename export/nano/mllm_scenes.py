@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from alref_edge.datasets.synthetic import COLOURS, SHAPES, SIZES, TRAINING_SEEDS, Expression, SceneObject, make_scene
-from alref_edge.datasets.synthetic.objects import MOTIONS
+from alref_edge.datasets.synthetic import TRAINING_SEEDS, Expression, SceneObject, make_scene
 from alref_edge.datasets.synthetic.words import describe
 from alref_edge.mllm.strips import BoxMarks, draw_strip
+from export.nano.attributes import ATTRIBUTES, classes_of
 
 FRAMES = (0, 10, 20, 30)
 """The frames that the method samples of a clip of 40."""
@@ -27,7 +27,6 @@ PIXEL_BUDGET = len(FRAMES) * SIDE * (SIDE + 32)
 """Of the strips that the model is made for: a frame of 192 pixels under a bar of 32."""
 
 _FULL = 256
-_NAMES = {"shape": SHAPES, "colour": tuple(COLOURS), "size": tuple(SIZES), "motion": MOTIONS}
 _OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 _NO_SPRITE = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8)
 
@@ -140,13 +139,12 @@ def _training_truth(seed: int) -> Truth:
 
 
 def _packed(truth: Truth) -> dict[str, np.ndarray]:
-    numbers = [[names.index(getattr(each, kind)) for kind, names in _NAMES.items()] for each in truth.objects]
     return {
         "frames_t": truth.frames_t,
         "labels_t": truth.labels_t,
         "boxes_tn4": truth.boxes_tn4,
         "pixels_tn": truth.pixels_tn,
-        "kinds_n4": np.array(numbers),
+        "kinds_n4": classes_of(truth.objects, ATTRIBUTES),
         "centres_nt2": np.stack([each.centres_t2 for each in truth.objects]),
     }
 
@@ -154,7 +152,7 @@ def _packed(truth: Truth) -> dict[str, np.ndarray]:
 def _unpacked(arrays: dict[str, np.ndarray]) -> Truth:
     objects = []
     for numbers, centres_t2 in zip(arrays["kinds_n4"].tolist(), arrays["centres_nt2"], strict=True):
-        shape, colour, size, motion = (names[n] for names, n in zip(_NAMES.values(), numbers, strict=True))
+        shape, colour, size, motion = (values[n] for values, n in zip(ATTRIBUTES.values(), numbers, strict=True))
         objects.append(SceneObject(shape, colour, size, motion, centres_t2, *_NO_SPRITE))
     return Truth(*(arrays[name] for name in ("frames_t", "labels_t", "boxes_tn4", "pixels_tn")), tuple(objects))
 

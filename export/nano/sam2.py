@@ -21,12 +21,10 @@ from export.nano.sam2_model import (
     Decoded,
     Features,
     Moment,
-    attend_memory,
     build_trainable,
     condition,
-    decode,
     encode,
-    look,
+    encode_with_maps,
     moment_of,
     prompt,
     track,
@@ -34,11 +32,11 @@ from export.nano.sam2_model import (
 from export.nano.sam2_scenes import FEW, Clips, draw_clips, draw_prompts, normalised
 from export.nano.training import save_checkpoint
 
-# Weights of the losses, which are those of the SAM 2 paper but for the focal loss: in its place stands cross-entropy
-# for each pixel of the object, so that small ones count as much as large ones, and its logarithm, so that lost tracks
-# do not drown the rest. Then the weights of dense supervision.
-_MASK, _DICE, _IOU, _SCORE = 1.0, 2.0, 1.0, 1.0
-_SEEN, _FOUND, _NAMED = 0.2, 0.3, 0.3
+# Weights of the losses. Mask, dice, IoU and object score are judged as in the SAM 2 paper, but: in place of the focal
+# loss stands cross-entropy for each pixel of the object, so that small ones count as much as large ones, and of it the
+# logarithm, so that lost tracks do not drown the rest; and of the multimask output the mask with the highest predicted
+# IoU learns, which is the one that is remembered. Then come those of dense supervision.
+_WEIGHTS = {"mask": 1.0, "dice": 2.0, "iou": 1.0, "score": 1.0, "features": 0.2, "location": 0.3, "attributes": 0.3}
 _ROUND = 16.0  # pixels that the dice loss adds to both sides
 _SPREAD = 200.0  # pixels that cross-entropy adds to an object
 _ROWS = 8  # compared at once
@@ -82,13 +80,13 @@ class Answer:
         decoded: of R' rows.
         frame: the frame's index in the batch.
         rows: the rows' numbers, int64 [R'].
-        tokens: which of the four masks is compared with the truth, int64 [R'].
+        mask_index: which of the four masks is compared with the truth, int64 [R'].
     """
 
     decoded: Decoded
     frame: int
     rows: Tensor
-    tokens: Tensor
+    mask_index: Tensor
 
 
 class TrainedSam2(nn.Module):
@@ -138,14 +136,14 @@ class Sam2Task:
         return MuonAdamW(self.model, matrices, weight_decay)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Losses of a step: "loss" and its parts."""
+        """Losses of a step, float32 scalars: the parts, not yet weighted, and "loss", their sum by `_WEIGHTS`."""
         stage = next(each for each in self.curriculum if step < each.until)
         sizes = {"clips": stage.clips, "frames": stage.frames, "rows": stage.rows}
         clips = draw_clips(self.seed, step, **sizes, calm=stage.calm)
         generator = np.random.default_rng([self.seed, step, 78])
         answers, dense = self._answer(clips, generator, stage.astray)
         told = losses(answers, clips, self.device)
-        return {**told, **dense, "loss": told["loss"] + sum(dense.values())}
+        return {**told, **dense, "loss": told["loss"] + sum(_WEIGHTS[name] * value for name, value in dense.items())}
 
     def _answer(
         self, clips: Clips, generator: np.random.Generator, astray: float
@@ -154,15 +152,16 @@ class Sam2Task:
         was segmented there. In a share of the clips each track is made to have followed another object for a while.
 
         Returns:
-            The answers, and the weighted losses of dense supervision.
+            The answers, and the losses of dense supervision: "features", "attributes" and, of what is tracked,
+            "location".
         """
         model, heads, owners = self.sam2, self.model.heads, clips.clip_of_row.to(self.device)
         frames, number = clips.images.shape[:2]
-        seen, maps = look(model, clips.images.flatten(0, 1).to(self.device))
-        kinds, row_kinds = clips.kinds.to(self.device), clips.kinds_of_rows().to(self.device)
+        encoded, maps = encode_with_maps(model, clips.images.flatten(0, 1).to(self.device))
         labels = clips.labels.flatten(0, 1).to(self.device)
-        dense = {"seen": _SEEN * heads.see(maps, seen.embed, labels, kinds.repeat(frames, 1, 1))}
-        features = [seen.rows(owners + number * index) for index in range(frames)]
+        classes = clips.attributes.repeat(frames, 1, 1).to(self.device)
+        dense = {"features": heads.feature_loss(maps, encoded.embed, labels, classes)}
+        features = [encoded.rows(owners + number * index) for index in range(frames)]
         every = torch.arange(len(owners))
         answers = []
         for frame in sorted({0, frames // 2, frames - 1}):
@@ -172,41 +171,39 @@ class Sam2Task:
                 some = features[frame] if len(shown) == len(every) else features[frame].rows(shown.to(self.device))
                 decoded = prompt(model, some, coords.to(self.device), points.to(self.device))
                 single = points.shape[1] > 1 or generator.random() < 0.5
-                tokens = torch.zeros_like(shown) if single else decoded.ious[:, 1:].argmax(dim=1).cpu() + 1
-                answers.append(Answer(decoded, frame, shown, tokens))
+                index = torch.zeros_like(shown) if single else decoded.ious[:, 1:].argmax(dim=1).cpu() + 1
+                answers.append(Answer(decoded, frame, shown, index))
         masks = clips.masks[0].unsqueeze(1).to(self.device)
         if generator.random() < 0.3 and answers and answers[0].frame == 0 and len(answers[0].rows) == len(every):
             guess = _enlarged(answers[0].decoded.masks[:, :1].detach())
             masks = torch.where(guess.flatten(1).any(dim=1)[:, None, None, None], guess, masks)
         decoded, moment = condition(model, features[0], masks, clips.times[0])
         answers.append(Answer(decoded, 0, every, torch.zeros_like(every)))
-        past, found, named = [moment], [], [self._named(decoded, moment, clips.masks[0], row_kinds)]
+        past, locations, attributes = [moment], [], [self._attribute_loss(decoded, moment, clips, 0)]
         exchanged = torch.from_numpy(_exchanged(generator, clips.clip_of_row.numpy(), astray)).to(self.device)
         first, last = sorted(generator.integers(1, max(2, frames - 1), size=2))
         for frame in range(1, frames):
             if frame == last + 1:
                 past = [*past[:first], *(each.rows(exchanged) for each in past[first:])]
-            conditioned = attend_memory(model, features[frame].embed, past, clips.times[frame])
-            decoded = decode(model, features[frame], conditioned)
-            best = decoded.ious[:, 1:].argmax(dim=1)
+            decoded, best, conditioned = track(model, features[frame], past, clips.times[frame])
             # The mask that is remembered is the one that learns; now and then another, so that it stays worth choosing.
             tried = best if generator.random() < 0.8 else torch.from_numpy(generator.integers(3, size=len(best)))
             answers.append(Answer(decoded, frame, every, tried.cpu() + 1))
-            truth = clips.masks[frame].to(self.device)
-            found.append(heads.find(conditioned, truth))
+            locations.append(heads.location_loss(conditioned, clips.masks[frame].to(self.device)))
             if frame < frames - 1:
                 past.append(moment_of(model, features[frame], decoded, best, clips.times[frame])[1])
-                named.append(self._named(decoded, past[-1], clips.masks[frame], row_kinds))
-        if found:
-            dense["found"] = _FOUND * torch.stack(found).mean()
-        dense["named"] = _NAMED * torch.stack(named).mean()
+                attributes.append(self._attribute_loss(decoded, past[-1], clips, frame))
+        if locations:
+            dense["location"] = torch.stack(locations).mean()
+        dense["attributes"] = torch.stack(attributes).mean()
         return answers, dense
 
-    def _named(self, decoded: Decoded, moment: Moment, masks: Tensor, kinds: Tensor) -> Tensor:
-        """`DenseHeads.name` of the rows whose object is there and is said to be."""
-        masks = masks.to(self.device)
+    def _attribute_loss(self, decoded: Decoded, moment: Moment, clips: Clips, frame: int) -> Tensor:
+        """`DenseHeads.attribute_loss` of the rows whose object is there and is said to be."""
+        masks = clips.masks[frame].to(self.device)
         told = torch.nonzero(masks.flatten(1).any(dim=1) & (decoded.score[:, 0] > 0)).flatten()
-        return self.model.heads.name(moment.rows(told), masks[told], kinds[told])
+        attributes = clips.attributes_of_rows().to(self.device)
+        return self.model.heads.attribute_loss(moment.rows(told), masks[told], attributes[told])
 
     def evaluate(self) -> dict[str, float]:
         """Tracking from a true box on the frame where the most of an object is seen, on clips never trained on.
@@ -287,7 +284,7 @@ class Sam2Task:
         for order in (range(pivot + 1, scene.num_frames), range(pivot - 1, -1, -1)):
             past: list[Moment] = [condition(self.sam2, features[pivot], start, 0)[1]]
             for time, index in enumerate(order, start=1):
-                decoded, best = track(self.sam2, features[index], past, time)
+                decoded, best, _ = track(self.sam2, features[index], past, time)
                 yield index, float(decoded.score), _enlarged(decoded.masks[:, best + 1])[0, 0].cpu().numpy()
                 past = [
                     past[0],
@@ -320,8 +317,17 @@ def _enlarged(logits: Tensor) -> Tensor:
 
 
 def losses(answers: list[Answer], clips: Clips, device: str) -> dict[str, Tensor]:
-    """Means over the answers' rows; masks, at full size since outlines are finer than cells, and their quality
-    count where the object is seen."""
+    """Losses of masks, means over the answers' rows. Masks, at full size since outlines are finer than cells, and their
+    predicted IoU count where the object is seen; the object score where it is clearly there, or not at all.
+
+    Args:
+        answers: of one batch.
+        clips: the batch.
+        device: of the answers.
+
+    Returns:
+        float32 scalars: "mask", "dice" (neither has a gradient), "iou" and "score", and "loss", their weighted sum.
+    """
     logits = torch.cat([each.decoded.masks for each in answers])  # [A, 4, h, w]
     ious = torch.cat([each.decoded.ious for each in answers])
     scores = torch.cat([each.decoded.score for each in answers]).squeeze(-1)
@@ -332,8 +338,8 @@ def losses(answers: list[Answer], clips: Clips, device: str) -> dict[str, Tensor
     judged = judged / judged.sum().clamp(min=1.0)
     shown = seen / seen.sum().clamp(min=1.0)
 
-    tokens = torch.cat([each.tokens for each in answers]).to(device)
-    chosen = logits[torch.arange(len(logits), device=logits.device), tokens]
+    indices = torch.cat([each.mask_index for each in answers]).to(device)
+    chosen = logits[torch.arange(len(logits), device=logits.device), indices]
     drawn, entropy, dice = Outlines.apply(chosen, whole, shown)
     wanted = whole.unsqueeze(1).float()
     with torch.no_grad():
@@ -345,7 +351,7 @@ def losses(answers: list[Answer], clips: Clips, device: str) -> dict[str, Tensor
         "iou": ((ious - quality).abs().mean(dim=1) * shown).sum(),
         "score": (F.binary_cross_entropy_with_logits(scores, seen, reduction="none") * judged).sum(),
     }
-    return {"loss": drawn + _IOU * parts["iou"] + _SCORE * parts["score"], **parts}
+    return {"loss": drawn + _WEIGHTS["iou"] * parts["iou"] + _WEIGHTS["score"] * parts["score"], **parts}
 
 
 class Outlines(torch.autograd.Function):
@@ -369,13 +375,13 @@ class Outlines(torch.autograd.Function):
                 chance = fine.sigmoid()
                 both, sizes = (chance * wanted).sum(dim=(-2, -1)), (chance + wanted).sum(dim=(-2, -1))
                 apart = 1 - (2 * both + _ROUND) / (sizes + _ROUND)
-                part = (_MASK * distance * weights[rows]).sum() + (_DICE * apart * weights[rows]).sum()
+                part = ((_WEIGHTS["mask"] * distance + _WEIGHTS["dice"] * apart) * weights[rows]).sum()
                 gradient[rows] = torch.autograd.grad(part, coarse)[0]
             entropy = entropy + (distance.detach() * weights[rows]).sum()
             dice = dice + (apart.detach() * weights[rows]).sum()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(entropy, dice)
-        return _MASK * entropy + _DICE * dice, entropy, dice
+        return _WEIGHTS["mask"] * entropy + _WEIGHTS["dice"] * dice, entropy, dice
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]

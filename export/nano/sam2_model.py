@@ -102,10 +102,10 @@ class Moment:
 
 def encode(model: Any, images: Tensor) -> Features:
     """`forward_image` of normalised images [N, 3, S, S], without the maps that nothing reads."""
-    return look(model, images)[0]
+    return encode_with_maps(model, images)[0]
 
 
-def look(model: Any, images: Tensor) -> tuple[Features, tuple[Tensor, ...]]:
+def encode_with_maps(model: Any, images: Tensor) -> tuple[Features, tuple[Tensor, ...]]:
     """Features of normalised images [N, 3, S, S], and the maps of the trunk that they are made of, [N, h, w, C]."""
     trunk, neck, decoder = model.image_encoder.trunk, model.image_encoder.neck, model.sam_mask_decoder
     x0, x1, x2, x3 = maps = tuple(each.permute(0, 2, 3, 1) for each in trunk(images))
@@ -172,11 +172,16 @@ def condition(model: Any, features: Features, masks: Tensor, time: int) -> tuple
     return decoded, Moment(True, time, memory, pointer)
 
 
-def track(model: Any, features: Features, past: list[Moment], time: int) -> tuple[Decoded, Tensor]:
-    """One frame of `track_step`: what is decoded, and the index (0 to 2) of the multimask that the model prefers."""
+def track(model: Any, features: Features, past: list[Moment], time: int) -> tuple[Decoded, Tensor, Tensor]:
+    """One frame of `track_step`.
+
+    Returns:
+        What is decoded; the index (0 to 2) of the multimask that the model prefers, int64 [R]; and the features that
+        the past conditioned, float32 [R, C, h, w].
+    """
     conditioned = attend_memory(model, features.embed, past, time)
     decoded = decode(model, features, conditioned)
-    return decoded, decoded.ious[:, 1:].argmax(dim=1)
+    return decoded, decoded.ious[:, 1:].argmax(dim=1), conditioned
 
 
 def moment_of(model: Any, features: Features, decoded: Decoded, best: Tensor, time: int) -> tuple[Tensor, Moment]:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from alref_edge.datasets.synthetic import TRAINING_SEEDS, Scene, make_scene
-from export.nano.sam2_dense import kinds_of
+from export.nano.attributes import LOOKS, UNKNOWN, classes_of
 
 SIDE = 256
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
@@ -19,7 +20,6 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 PROMPTED, FEW = 60, 12
 """Pixels that are seen of an object that is prompted; and below the second, whether it is there is not asked."""
 _ATTEMPTS = 4
-_MOST_OBJECTS = 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Clips:
         images: normalised, float32 [T, N, 3, S, S].
         clip_of_row: int64 [R].
         labels: the object at each pixel, -1 for none, int8 [T, N, S, S].
-        kinds: of each clip's objects, int64 [N, M, 3]; see `kinds_of`.
+        attributes: classes of shape, colour and size of each clip's objects, int64 [N, M, 3]; `UNKNOWN` where there are
+            fewer than M.
         object_of_row: the row's object in its clip, int64 [R].
         times: frame numbers in the direction of tracking; the first frame is the prompted one.
     """
@@ -38,7 +39,7 @@ class Clips:
     images: Tensor
     clip_of_row: Tensor
     labels: Tensor
-    kinds: Tensor
+    attributes: Tensor
     object_of_row: Tensor
     times: tuple[int, ...]
 
@@ -47,9 +48,9 @@ class Clips:
         """What is seen of each row's object, bool [T, R, S, S]."""
         return self.labels[:, self.clip_of_row] == self.object_of_row[:, None, None]
 
-    def kinds_of_rows(self) -> Tensor:
-        """Shape, colour and size of each row's object, int64 [R, 3]."""
-        return self.kinds[self.clip_of_row, self.object_of_row]
+    def attributes_of_rows(self) -> Tensor:
+        """Those of each row's object, int64 [R, 3]."""
+        return self.attributes[self.clip_of_row, self.object_of_row]
 
     def areas(self) -> Tensor:
         """Pixels seen, int64 [T, R]."""
@@ -78,20 +79,20 @@ def draw_clips(seed: int, step: int, *, clips: int, frames: int, rows: int, calm
     generator = np.random.default_rng([seed, step, 77])
     gap = int(generator.integers(1, 24)) if frames > 2 and generator.random() < 0.5 else 1
     times = (0, *range(gap, gap + frames - 1))
-    images, labels, kinds, owners, objects = [], [], [], [], []
+    images, labels, attributes, owners, objects = [], [], [], [], []
     for number in range(clips):
         scene, chosen, kept = _choose(generator, times, rows, calm)
         moved = list(zip(chosen, _shifts(generator, frames, calm), strict=True))
         images.append([np.roll(normalised(scene.frame(index)), by, (1, 2)) for index, by in moved])
         labels.append([np.roll(_squared(scene.labels(index)), by, (0, 1)) for index, by in moved])
-        kinds.append(kinds_of(scene.objects, _MOST_OBJECTS))
+        attributes.append(torch.from_numpy(classes_of(scene.objects, LOOKS)))
         owners += [number] * len(kept)
         objects += kept
     return Clips(
         _by_frame(images),
         torch.tensor(owners),
         _by_frame(labels),
-        torch.from_numpy(np.stack(kinds)),
+        pad_sequence(attributes, batch_first=True, padding_value=UNKNOWN),
         torch.tensor(objects),
         times,
     )

@@ -60,7 +60,7 @@ class Recipe:
         steps: steps in all, over every stretch. A step is a batch: several processes do several at once.
         lr: learning rate, which the task's optimiser may scale, reached after `warmup` steps, falling to 0 over the
             last `decay_share` of the steps.
-        weight_decay: of what the optimiser decays: matrices, not vectors.
+        weight_decay: of what the optimiser decays: by default matrices, not vectors.
         clip: largest norm of the gradient.
         start: the step that a run with earlier weights begins at.
     """
@@ -122,44 +122,46 @@ def train(
         else make(recipe.weight_decay)
     )
     step = _restore(task, optimizer, folder, recipe.start)
-    team = _Team(task.model)
+    processes = _Processes(task.model)
     started, begun = step, time.monotonic()
     saved = begun
     sums: dict[str, float] = {}
     summed = 0
     ended = False
-    with (folder / LOG if team.leads else Path(os.devnull)).open("a", encoding="utf-8") as log, _stop_signal() as stop:
-        threads = {"threads": torch.get_num_threads(), "processes": team.size}
-        _note(log, {"step": step, "recipe": asdict(recipe), **threads})
+    target = folder / LOG if processes.is_main else Path(os.devnull)
+    with target.open("a", encoding="utf-8") as log, _stop_signal() as stop:
+        cores = {"threads": torch.get_num_threads(), "processes": processes.world_size}
+        _note(log, {"step": step, "recipe": asdict(recipe), **cores})
         while step < min(recipe.steps, until or recipe.steps) and not ended:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step) * group.get("scale", 1.0)
             task.model.train()
-            losses = task.loss(step + team.number)
+            losses = task.loss(step + processes.rank)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             late = minutes is not None and time.monotonic() - begun > 60 * minutes
-            ended = team.share_gradients(task.model, ended=late or bool(stop))
+            ended = processes.average_gradients(task.model, ended=late or bool(stop))
             norm = nn.utils.clip_grad_norm_(task.model.parameters(), recipe.clip)
             if torch.isfinite(norm):
                 optimizer.step()
-            step += team.size
+            step += processes.world_size
             for name, value in {**losses, "norm": norm, "skipped": 1.0 - torch.isfinite(norm).float()}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             summed += 1
-            if step % log_every < team.size:
+            if step % log_every < processes.world_size:
                 means = {name: round(value / summed, 5) for name, value in sums.items()}
                 _note(log, {"step": step, "lr": recipe.rate(step), "s": round(time.monotonic() - begun, 1), **means})
                 sums, summed = {}, 0
-            if team.leads and not ended and (step % evaluate_every < team.size or step >= recipe.steps):
+            due = not ended and step % evaluate_every < processes.world_size
+            if processes.is_main and (due or step >= recipe.steps):
                 task.model.eval()
                 with torch.inference_mode():
                     reached = task.evaluate()
                 _note(log, {"step": step, "s": round(time.monotonic() - begun, 1), "evaluated": reached})
-            if team.leads and time.monotonic() - saved > save_every_s:
+            if processes.is_main and time.monotonic() - saved > save_every_s:
                 _save(task, optimizer, step, folder)
                 saved = time.monotonic()
-        if team.leads:
+        if processes.is_main:
             if started < recipe.steps <= step:
                 task.model.eval()
                 with torch.inference_mode():
@@ -168,30 +170,31 @@ def train(
     return step
 
 
-class _Team:
-    """The processes that torchrun started; without it, this one alone.
+class _Processes:
+    """Those that torchrun started; without it, this one alone.
 
     Attributes:
-        number, size: of this process, from 0, and of the team.
-        leads: whether this process writes what the team reached.
+        rank, world_size: number of this process, from 0, and how many there are.
+        is_main: whether this process evaluates and writes what all have reached.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.number, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.leads = self.number == 0
-        if self.size > 1:
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ["RANK"]) if self.world_size > 1 else 0
+        self.is_main = self.rank == 0
+        if self.world_size > 1:
             if not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("gloo")
             for value in model.state_dict().values():
                 torch.distributed.broadcast(value, 0)
 
-    def share_gradients(self, model: nn.Module, *, ended: bool) -> bool:
-        """Replace gradients by the mean over the team; a parameter that no process has one for keeps none.
+    def average_gradients(self, model: nn.Module, *, ended: bool) -> bool:
+        """Replace gradients by their mean over the processes; a parameter that none has one for keeps none.
 
         Returns:
-            Whether any process of the team has ended its stretch.
+            Whether any process has ended its stretch.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return ended
         parameters = [each for each in model.parameters() if each.requires_grad]
         said = parameters[0].new_tensor([float(ended), *(float(each.grad is not None) for each in parameters)])
@@ -200,7 +203,7 @@ class _Team:
         torch.distributed.all_reduce(flat)
         *parts, said = flat.split([*(each.numel() for each in parameters), len(said)])
         for each, part, given in zip(parameters, parts, said[1:].tolist(), strict=True):
-            each.grad = part.view_as(each) / self.size if given else None
+            each.grad = part.view_as(each) / self.world_size if given else None
         return bool(said[0] > 0)
 
 
@@ -263,9 +266,15 @@ def _restore(task: Task, optimizer: Any, folder: Path, start: int) -> int:
     if not path.exists():
         return start
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["name"] != task.name:
-        raise InputError(f"{path} is of another network.", expected=task.name, got=state["name"])
-    task.model.load_state_dict(state["model"])
+    own, stored = task.model.state_dict(), state["model"]
+    if state["name"] != task.name or own.keys() != stored.keys():
+        raise InputError(
+            f"{path} is of another network, or of an earlier form of this one.",
+            expected=task.name,
+            got=state["name"],
+            mend="train in another folder; --initial takes the weights of a checkpoint along.",
+        )
+    task.model.load_state_dict(stored)
     if state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

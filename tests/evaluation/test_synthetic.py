@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import subprocess
@@ -268,3 +269,16 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
         assert wrong.returncode == 2
         assert wrong.stderr.splitlines()[-1].startswith("error: ")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_the_shipped_bundle_reaches_its_published_figures(nano_bundle: Path) -> None:
+    """Whole scenes, object by object, against the file that the figures of its model card come from."""
+    with gzip.open(ROOT / "benchmarks" / "results" / "synthetic-float32.json.gz") as file:
+        published = {(row["seed"], row["text"]): row for row in json.load(file)["expressions"]}
+    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
+        measured = evaluate_synthetic(pipeline, detector, range(2), every=20)
+    for each in measured.scores:
+        row = published[each.seed, each.text]
+        for way in ("oracle", "grounding"):
+            assert each.tracked[way].j_and_f == pytest.approx(row["tracked"][way]["j_and_f"], abs=0.01), each.text
+        assert each.tracked["oracle"].j_and_f > 0.9
