@@ -13,7 +13,7 @@ from export.nano.training import Recipe, plot, train
 
 # Module and class of each network's task; steps, largest learning rate, share of the steps over which it falls.
 _NETWORKS = {
-    "sam2": ("sam2", "Sam2Task", 7360, 1.5e-3, 0.45),
+    "sam2": ("sam2", "Sam2Task", 8360, 1.5e-3, 0.45),
     "grounding_dino": ("grounding_dino", "GroundingDinoTask", 4300, 1e-3, 0.25),
     "beats_as20k": ("beats", "As20kTask", 900, 2e-3, 0.4),
     "beats_as2m": ("beats", "As2mTask", 700, 2e-3, 0.4),

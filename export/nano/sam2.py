@@ -67,7 +67,7 @@ class Stage:
 
 CURRICULUM = (
     Stage(until=3400, clips=5, frames=1, rows=3),
-    Stage(until=7000, clips=1, frames=8, rows=4, astray=0.35),
+    Stage(until=8000, clips=1, frames=8, rows=4, astray=0.35),
     Stage(until=10**9, clips=1, frames=16, rows=4, calm=True, astray=0.35),
 )
 
