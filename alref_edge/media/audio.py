@@ -17,7 +17,7 @@ class AudioLimits:
 
     Attributes:
         bytes: size of the file. Default 8 GiB.
-        duration_s: length in seconds. Default four hours, which are 0.9 GB at 16 kHz for each resampler that is asked for.
+        duration_s: length in seconds. Default four hours, which are 0.9 GB at 16 kHz for each resampler.
         rate: samples per second of the track. Default 768,000.
         channels: of the track. Default 64.
     """
