@@ -203,6 +203,11 @@ def test_a_silent_track_of_a_real_video_comes_to_no_object(media: Path, tmp_path
 
 
 BAD: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
+    "boxes anew without a replay": (
+        lambda f: [f / "frames", "--audio", "--ground-anew"],
+        2,
+        "--ground-anew is an option of --selector replay",
+    ),
     "no track": (lambda f: [make_clip(f / "mute.mp4"), "--audio"], 3, "holds no sound"),
     "a folder's own": (lambda f: [f / "frames", "--audio"], 3, "--audio FILE.wav"),
     "missing": (lambda f: [f / "frames", "--audio", f / "none.wav"], 3, "does not exist"),
