@@ -12,7 +12,7 @@ from typing import Any
 from alref_edge import __version__
 from alref_edge.errors import AlrefError
 
-_NEEDED = ("numpy", "av", "pillow", "pycocotools", "tokenizers", "typer")
+_NEEDED = ("numpy", "av", "pillow", "pycocotools", "soxr", "tokenizers", "typer")
 _BACKENDS = ("onnxruntime", "onnxruntime-gpu", "tensorrt")
 _OTHERS = (
     "torch",

@@ -25,13 +25,16 @@ class Hearing:
     answers: Path | None
     clip: str | None
     segments: Path | None
+    ground_anew: bool
 
     def refuse(self) -> None:
         """Raises InputError if any of them is there."""
         given = [
             field.name.replace("_", "-")
             for field in fields(self)[1:]
-            if getattr(self, field.name) is not None and (field.name != "semantic" or self.semantic)
+            if getattr(self, field.name) is not None
+            and field.name != "ground_anew"
+            and (field.name != "semantic" or self.semantic)
         ]
         if given:
             raise InputError(f"--{given[0]} is an option of --audio.", mend="add --audio, or leave it out.")
@@ -52,7 +55,10 @@ class Hearing:
             return None
         if self.setting is None:
             raise InputError("Answers are of a setting.", mend="name it: --setting s4, ms3, avss or v2_binary")
-        return ReplaySoundSelector.from_folder(self.answers, self.setting, self.clip or Path(video).stem, self.segments)
+        clip = Path(video).stem if self.clip is None else self.clip
+        return ReplaySoundSelector.from_folder(
+            self.answers, self.setting, clip, self.segments, ground_anew=self.ground_anew
+        )
 
     def settings(self, pipeline: Pipeline) -> AvsSettings:
         """The numbers of the method.
@@ -64,13 +70,14 @@ class Hearing:
         from alref_edge.pipeline import AvsSettings, Setting
 
         usual = AvsSettings()
-        base = usual if self.setting is None else Setting.named(self.setting).settings
-        gate = self.answers is None if self.silence_gate is None else self.silence_gate
-        settings = pipeline.avs_settings(base)
-        settings = settings.changed({"silence_db": (settings.silence_db or usual.silence_db) if gate else None})
+        settings = pipeline.avs_settings(usual if self.setting is None else Setting.named(self.setting).settings)
+        if self.silence_gate is False or (self.silence_gate is None and self.answers is not None):
+            settings = settings.changed({"silence_db": None})
+        elif self.silence_gate and settings.silence_db is None:
+            settings = settings.changed({"silence_db": usual.silence_db})
         if self.categories is not None:
             names = tuple(line.strip() for line in read_lines(self.categories, "name", "categories"))
-            settings = settings.changed({"categories": names})
+            settings = settings.changed({"categories": names, "category_meanings": {}})
         if self.semantic and not settings.categories:
             raise InputError(
                 "Maps of classes need the categories that there are, and the bundle names none.",

@@ -36,7 +36,7 @@ TemplatesFolder: TypeAlias = Annotated[
 ]
 PixelBudget: TypeAlias = Annotated[
     int | None,
-    typer.Option("--llm-pixels", help="Most pixels of an image for the LLM; as its model allows if left out."),
+    typer.Option("--llm-pixels", min=1, help="Most pixels of an image for the LLM; as its model allows if left out."),
 ]
 InFlight: TypeAlias = Annotated[int, typer.Option(min=1, max=1024, help="Questions that the LLM has at once, at most.")]
 Timeout: TypeAlias = Annotated[
@@ -105,7 +105,8 @@ class Reasoning:
         with MllmClient(endpoint, settings=settings, cache_dir=cache, transcript=self.transcript) as client:
             root = client.root
             allowed = None if root is None else pixel_budget(root)
-            budget = self.llm_pixels or min(PIXEL_BUDGET, allowed or PIXEL_BUDGET)
+            most = min(PIXEL_BUDGET, allowed or PIXEL_BUDGET)
+            budget = most if self.llm_pixels is None else self.llm_pixels
             yield Asking(client, Questioner(templates, budget))
 
 
@@ -127,7 +128,14 @@ class Asking:
         from alref_edge.pipeline import MllmSoundSelector
 
         otherwise = pipeline.sound_selector(settings) if name == "mixed" else None
-        return MllmSoundSelector(self.client, self.questioner, settings.categories, settings.max_categories, otherwise)
+        return MllmSoundSelector(
+            self.client,
+            self.questioner,
+            settings.categories,
+            settings.max_categories,
+            otherwise,
+            settings.category_meanings,
+        )
 
 
 def _cache_folder() -> Path:

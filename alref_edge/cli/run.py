@@ -102,6 +102,10 @@ def run(
         str | None, typer.Option(help="The clip's name in --answers and --record; INPUT's name if left out.")
     ] = None,
     segments: Annotated[Path | None, typer.Option(help="With --answers: the file of the sound's segments.")] = None,
+    ground_anew: Annotated[
+        bool,
+        typer.Option("--ground-anew", help="With --selector replay: find boxes anew where they were recorded too."),
+    ] = False,
     endpoint: EndpointUrl = None,
     allow_remote: AllowRemote = False,
     llm: ModelName = None,
@@ -153,12 +157,15 @@ def run(
         answers,
         clip if record is None or answers else None,
         segments,
+        ground_anew,
     )
+    if ground_anew and selector != "replay":
+        raise InputError("--ground-anew is an option of --selector replay.", mend="leave it out.")
     if audio is None:
         hearing.refuse()
     elif sentences or pivots is not None:
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
-    name = clip or Path(os.path.abspath(video)).stem
+    name = Path(os.path.abspath(video)).stem if clip is None else clip
     if record is not None:
         open_record(record, name)
     caps = {"bytes": limit_bytes, "pixels": limit_pixels, "frames": limit_frames, "duration_s": limit_seconds}
@@ -184,7 +191,7 @@ def run(
         raise InputError(
             "Decisions about sounds are of a setting.", mend="name it: --setting s4, ms3, avss or v2_binary"
         )
-    replayed = _replayed(selector, pivots) if audio is None else hearing.selector(video)
+    replayed = _replayed(selector, pivots, ground_anew) if audio is None else hearing.selector(video)
     source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}), fps=fps)  # type: ignore[arg-type]
     sound_caps = {name: cap for name, cap in caps.items() if cap is not None and name in ("bytes", "duration_s")}
     tracker = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots_in_attention}
@@ -243,12 +250,12 @@ def read_sentences(texts: list[str], file: Path | None) -> list[str]:
     return texts if file is None else [*texts, *read_lines(file, "sentence", "sentences")]
 
 
-def _replayed(name: str, pivots: Path | None) -> ReplaySelector | None:
+def _replayed(name: str, pivots: Path | None, ground_anew: bool) -> ReplaySelector | None:
     from alref_edge.pipeline import ReplaySelector
 
     if (name == "replay") != (pivots is not None):
         raise InputError("--selector replay and --pivots FILE go together.", mend="give both, or neither.")
-    return None if pivots is None else ReplaySelector.from_file(pivots)
+    return None if pivots is None else ReplaySelector.from_file(pivots, ground_anew=ground_anew)
 
 
 def _print_run(record: dict[str, Any], out: Path, as_json: bool) -> None:

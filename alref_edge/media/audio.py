@@ -17,7 +17,7 @@ class AudioLimits:
 
     Attributes:
         bytes: size of the file. Default 8 GiB.
-        duration_s: length in seconds. Default four hours, which are 0.9 GB at 16 kHz.
+        duration_s: length in seconds. Default four hours, which are 0.9 GB at 16 kHz for each resampler.
         rate: samples per second of the track. Default 768,000.
         channels: of the track. Default 64.
     """
@@ -69,11 +69,13 @@ class Audio:
     """A mono waveform.
 
     Attributes:
-        wave: float32 `[samples]` in [-1, 1], all finite: the mean of the channels.
+        wave: float32 `[samples]` in [-1, 1], all finite: the mean of the channels, or the loudest of them alone.
         rate: samples per second.
         start_s: when its first sample sounds, on the container's clock, as `VideoSource.times_s` has it.
         info: AudioInfo of the track.
         warnings: what was left out or assumed, in words.
+        lead_s: seconds of silence that stand before the track's own first sample; below 0, seconds of it that were cut
+            off.
     """
 
     wave: np.ndarray = field(repr=False)
@@ -81,6 +83,7 @@ class Audio:
     start_s: float
     info: AudioInfo
     warnings: tuple[str, ...] = ()
+    lead_s: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -94,12 +97,14 @@ def decode_audio(
     *,
     rate: int = 16_000,
     origin_s: float | None = None,
+    resampler: str = "soxr_hq",
 ) -> Audio:
     """Decodes a sound file, or the sound of a video, to mono at `rate`.
 
-    Channels are clipped to [-1, 1] and averaged. A track at `rate` keeps its samples as they are (16-bit ones divided
-    by 32768); any other is resampled by FFmpeg's swresample with a long filter (passband to 0.97 of the lower half
-    rate, errors below -110 dB). Where the track's clock leaps by more than 0.1 s, silence stands for what is missing.
+    Channels are clipped to [-1, 1] and averaged; where their mean loses more than 12 dB against the loudest of them, as
+    the mean of a channel and its inverse loses all, that one is heard alone, with a warning. A track at `rate` keeps
+    its samples as they are (16-bit ones divided by 32768); any other is resampled. Where the track's clock leaps by
+    more than 0.1 s, silence stands for what is missing.
     Memory grows with the samples that really come, never with what a header promises. Nothing but a local, regular
     file is ever opened.
 
@@ -109,6 +114,7 @@ def decode_audio(
         rate: samples per second of the result, 1,000 to 768,000.
         origin_s: time on the container's clock at which the waveform shall begin: earlier sound is cut off, silence
             stands before later sound. By default it begins with the first sample.
+        resampler: "soxr_hq", as librosa has it by default, or "sinc_hann", as torchaudio has it.
 
     Returns:
         Audio.
@@ -116,7 +122,7 @@ def decode_audio(
     Raises:
         MediaError: missing, not a sound or video, no audio track, truncated, damaged, samples that are no numbers,
             over a limit.
-        InputError: `rate` out of range, or an origin that is no number.
+        InputError: `rate` out of range, an origin that is no number, or no such resampler.
     """
     if not 1_000 <= rate <= 768_000:
         raise InputError("The sample rate is out of range.", expected="1,000 to 768,000 a second", got=rate)
@@ -124,7 +130,7 @@ def decode_audio(
         raise InputError("The origin of a waveform is no number.", expected="seconds", got=origin_s)
     from alref_edge.media.track import decode_track
 
-    return decode_track(path, limits or AudioLimits(), rate, origin_s)
+    return decode_track(path, limits or AudioLimits(), rate, origin_s, resampler)
 
 
 def probe_audio(path: str | os.PathLike[str], limits: AudioLimits | None = None) -> AudioInfo | None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-from av.filter import Graph
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
 from alref_edge.media.audio import Audio, AudioInfo, AudioLimits
 from alref_edge.media.opening import ERRORS, Medium, local_path, open_container, reason
+from alref_edge.media.resample import make_resampler
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -30,7 +30,10 @@ _STREAMS = frozenset({"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "flv
 _STEPS = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31}
 _GAP_S = 0.1
 _LEAST_RATE = 1_000
-_FILTER = "filter_size=256:cutoff=0.98:kaiser_beta=12"
+# What the mean of channels may lose against the louder one before that one is heard alone: 12 dB of power.
+_CANCELLED = 10**1.2
+# Less than this is rounding, of samples that may be counted in steps of 16 or of 32 bits or in full scale.
+_NOTHING = 1e-12
 
 
 def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo | None:
@@ -41,9 +44,23 @@ def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo 
         return None if stream is None else _info(container, stream, limits, where)
 
 
-def decode_track(path: str | os.PathLike[str], limits: AudioLimits, rate: int, origin_s: float | None) -> Audio:
+def decode_track(
+    path: str | os.PathLike[str], limits: AudioLimits, rate: int, origin_s: float | None, resampler: str
+) -> Audio:
     """`decode_audio`, once PyAV is wanted."""
     where = local_path(path, SOUND)
+    audio: Audio | None
+    audio, louder = _decode(where, limits, rate, origin_s, resampler, None)
+    if louder is not None:
+        audio = None  # one waveform is held at a time
+        audio, _ = _decode(where, limits, rate, origin_s, resampler, louder)
+    return audio
+
+
+def _decode(
+    where: Path, limits: AudioLimits, rate: int, origin_s: float | None, resampler: str, channel: int | None
+) -> tuple[Audio, int | None]:
+    """The sound of one channel, or the mean of all; then, whether one is to be heard alone since the mean loses it."""
     samples = bytearray()
     with _opened(where, limits) as container:
         stream = _best(container)
@@ -59,11 +76,13 @@ def decode_track(path: str | os.PathLike[str], limits: AudioLimits, rate: int, o
             if other is not stream:
                 other.discard = Discard.all
         info = _info(container, stream, limits, where)
-        track = Track(container, stream, where, limits, origin_s)
-        for block in _resampled(_joined(track.blocks()), track, rate):
+        track = Track(container, stream, where, limits, origin_s, channel)
+        for block in _resampled(_joined(track.blocks()), track, rate, resampler):
             samples += np.clip(block, -1, 1).tobytes()
+        missing_s = _missing_s(container, stream, track)
     wave = np.frombuffer(samples, np.float32)
-    return Audio(wave, rate, track.start_s, info, (*_notes(info, track, where), *track.warnings))
+    warnings = (*_notes(info, track, missing_s, where), *track.warnings)
+    return Audio(wave, rate, track.start_s, info, warnings, track.lead_s), track.louder
 
 
 class Track:
@@ -72,22 +91,46 @@ class Track:
     Attributes:
         rate: samples per second, known with the first block.
         start_s: time of the first sample of the first block, on the container's clock.
+        lead_s: seconds of silence before the track's own first sample; below 0, seconds of it that are cut off.
         heard_s: seconds of sound that were decoded.
         peak: largest magnitude before clipping.
         warnings: what was left out or assumed.
     """
 
     def __init__(
-        self, container: InputContainer, stream: AudioStream, path: Path, limits: AudioLimits, origin_s: float | None
+        self,
+        container: InputContainer,
+        stream: AudioStream,
+        path: Path,
+        limits: AudioLimits,
+        origin_s: float | None,
+        channel: int | None = None,
     ) -> None:
         self._container, self._stream, self._path, self._limits = container, stream, path, limits
         self._count = 0
-        self._origin_s = origin_s
+        self._origin_s, self._channel = origin_s, channel
+        self._levels = _Levels()
         self.rate = 0
         self.start_s = 0.0
+        self.lead_s = 0.0
         self.heard_s = 0.0
         self.peak = 0.0
         self.warnings: list[str] = []
+
+    @property
+    def end_s(self) -> float:
+        """When the sound that was decoded ends, on the container's clock."""
+        return self.start_s + self._count / self.rate
+
+    @property
+    def louder(self) -> int | None:
+        """The channel that is to be heard alone, since the channels cancel each other in their mean; None: the mean."""
+        return None if self._channel is not None else self._levels.louder
+
+    @property
+    def channel(self) -> tuple[int, int] | None:
+        """The channel that is heard alone, and how many there are; None where their mean is heard."""
+        return None if self._channel is None else (self._channel, self._levels.channels)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Float32 `[samples]` blocks that follow each other without a gap. MediaError."""
@@ -115,8 +158,9 @@ class Track:
                     f"{self._path} has too low a sample rate.", expected=f"at least {_LEAST_RATE:,}", got=rate
                 )
             self.rate = rate
-            begin_s = frame.time or 0.0
+            begin_s = 0.0 if frame.time is None else frame.time
             self.start_s = begin_s if self._origin_s is None else self._origin_s
+            self.lead_s = begin_s - self.start_s
         elif rate != self.rate:
             raise MediaError(
                 f"{self._path} changes its sample rate on the way.",
@@ -147,8 +191,7 @@ class Track:
         step = _STEPS.get(samples_cn.dtype.str[1:])
         if step is not None:
             middle = 128 if samples_cn.dtype == np.uint8 else 0
-            mono = (samples_cn.astype(np.float32) - middle).mean(axis=0)
-            return np.asarray(mono * np.float32(step))
+            return self._mixed(samples_cn.astype(np.float32) - middle) * np.float32(step)
         finite_n = np.isfinite(samples_cn).all(axis=0)
         if not finite_n.all():
             at_s = (self._count + int(finite_n.argmin())) / self.rate
@@ -159,7 +202,14 @@ class Track:
                 mend="write it anew from its origin; ffmpeg -i IN -c:a pcm_s16le OUT.wav makes silence of them.",
             )
         self.peak = max(self.peak, float(np.abs(samples_cn).max()))
-        return np.asarray(np.clip(samples_cn, -1, 1).astype(np.float32).mean(axis=0))
+        return self._mixed(np.clip(samples_cn, -1, 1).astype(np.float32))
+
+    def _mixed(self, samples_cn: np.ndarray) -> np.ndarray:
+        """The mean of the channels, or the one that is wanted alone; a stretch that lacks it has the mean."""
+        mean_n = np.asarray(samples_cn.mean(axis=0))
+        self._levels.add(samples_cn, mean_n)
+        wanted = self._channel
+        return mean_n if wanted is None or wanted >= len(samples_cn) else samples_cn[wanted]
 
     def _frames(self) -> Iterator[AudioFrame]:
         lenient = bool(_STREAMS & set(self._container.format.name.split(",")))
@@ -199,6 +249,33 @@ class Track:
         )
 
 
+class _Levels:
+    """How loud each channel is over the whole track, and their mean; a constant offset is not loud."""
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._sums: np.ndarray | None = None
+        self.channels = 0
+
+    def add(self, samples_cn: np.ndarray, mean_n: np.ndarray) -> None:
+        """Count a block in; where the number of channels changes on the way, nothing is said of them any more."""
+        every_rn = np.concatenate([samples_cn, mean_n[None]]).astype(np.float64)
+        sums = np.stack([every_rn.sum(axis=1), np.einsum("rn,rn->r", every_rn, every_rn)])
+        if self._sums is None:
+            self._sums, self.channels = np.zeros_like(sums), len(samples_cn)
+        self._sums = self._sums + sums if sums.shape == self._sums.shape else np.zeros((2, 2))
+        self._samples += len(mean_n)
+
+    @property
+    def louder(self) -> int | None:
+        """The loudest channel where the mean loses more than 12 dB against it; None where the mean will do."""
+        if self._sums is None:
+            return None
+        power_r = self._sums[1] / self._samples - (self._sums[0] / self._samples) ** 2
+        loudest = int(power_r[:-1].argmax())
+        return loudest if power_r[loudest] > max(0.0, float(power_r[-1])) * _CANCELLED + _NOTHING else None
+
+
 def _opened(path: Path, limits: AudioLimits) -> AbstractContextManager[InputContainer]:
     return open_container(path, SOUND, lambda size, what: limits.check("bytes", size, what))
 
@@ -220,10 +297,7 @@ def _info(container: InputContainer, stream: AudioStream, limits: AudioLimits, p
             got="an unknown codec",
             mend=f"re-encode it elsewhere: {SOUND.mend}",
         )
-    if stream.duration and stream.time_base:
-        duration_s = float(stream.duration * stream.time_base)
-    else:
-        duration_s = (container.duration or 0) / 1e6
+    duration_s, _ = _promised_s(container, stream)
     info = AudioInfo(
         context.sample_rate or 0, context.channels or 0, duration_s, context.name, len(container.streams.audio)
     )
@@ -233,13 +307,40 @@ def _info(container: InputContainer, stream: AudioStream, limits: AudioLimits, p
     return info
 
 
-def _notes(info: AudioInfo, track: Track, path: Path) -> Iterator[str]:
+def _promised_s(container: InputContainer, stream: AudioStream) -> tuple[float, bool]:
+    """How long the headers say that a track is, 0 where they do not; and whether that is said of the track itself."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base), True
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if match is not None:
+        return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]), True
+    return (container.duration or 0) / 1e6, len(container.streams) == 1
+
+
+def _missing_s(container: InputContainer, stream: AudioStream, track: Track) -> float:
+    """How much less sound was decoded than the headers promise of the track; 0 if not clearly less.
+
+    Of a track that starts late a container may promise what lies before it too: Matroska counts from 0 on its clock.
+    """
+    promised_s, of_the_track = _promised_s(container, stream)
+    begin_s = 0.0 if "matroska" in container.format.name else (container.start_time or 0) / 1e6
+    missing_s = promised_s - max(track.heard_s, track.end_s - begin_s)
+    return missing_s if of_the_track and missing_s > max(1.0, 0.1 * promised_s) else 0.0
+
+
+def _notes(info: AudioInfo, track: Track, missing_s: float, path: Path) -> Iterator[str]:
     if info.tracks > 1:
         yield f"{path.name} has {info.tracks} audio tracks; the one that FFmpeg calls the best is read"
-    if info.duration_s - track.heard_s > max(1.0, 0.1 * info.duration_s):
+    if missing_s:
         yield f"{path.name} promises {info.duration_s:.1f} s of sound and holds {track.heard_s:.1f} s"
     if track.peak > 2:
         yield f"{path.name} has samples up to {track.peak:.3g}; all beyond 1 are clipped"
+    if track.channel is not None:
+        number, count = track.channel
+        yield (
+            f"the {count} channels of {path.name} cancel each other in their mean: "
+            f"the loudest, number {number + 1}, is heard alone"
+        )
 
 
 def _joined(blocks: Iterable[np.ndarray], least: int = 1 << 15) -> Iterator[np.ndarray]:
@@ -254,40 +355,15 @@ def _joined(blocks: Iterable[np.ndarray], least: int = 1 << 15) -> Iterator[np.n
         yield np.concatenate(waiting)
 
 
-def _resampled(blocks: Iterable[np.ndarray], track: Track, rate: int) -> Iterator[np.ndarray]:
-    """The blocks at another rate, by swresample; its delay is taken out at both ends."""
-    graph = None
-    at = 0
+def _resampled(blocks: Iterable[np.ndarray], track: Track, rate: int, resampler: str) -> Iterator[np.ndarray]:
+    """The blocks at another rate; those that have it already stay as they are."""
+    made = None
     for block in blocks:
         if track.rate == rate:
             yield block
             continue
-        if graph is None:
-            graph = _graph(track.rate, rate)
-        frame = av.AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = track.rate, Fraction(1, track.rate), at
-        at += len(block)
-        graph.push(frame)
-        yield from _pulled(graph)
-    if graph is not None:
-        graph.push(None)
-        yield from _pulled(graph)
-
-
-def _graph(rate: int, new_rate: int) -> Graph:
-    graph = Graph()
-    source = graph.add_abuffer(format="fltp", layout="mono", sample_rate=rate, time_base=Fraction(1, rate))
-    resample, sink = graph.add("aresample", f"{new_rate}:{_FILTER}"), graph.add("abuffersink")
-    source.link_to(resample)
-    resample.link_to(sink)
-    graph.configure()
-    return graph
-
-
-def _pulled(graph: Graph) -> Iterator[np.ndarray]:
-    while True:
-        try:
-            frame = graph.pull()
-        except (av.BlockingIOError, av.EOFError):
-            return
-        yield frame.to_ndarray()[0]
+        if made is None:
+            made = make_resampler(resampler, track.rate, rate)
+        yield made.push(block)
+    if made is not None:
+        yield made.push(np.zeros(0, np.float32), last=True)

@@ -106,7 +106,13 @@ class Questioner:
         return self._question("pivot_box", strip, prompt, schema, lambda answer: int(answer["choice"]))
 
     def sounding_objects(
-        self, strip: bytes, count: int, labels: Sequence[str], categories: Sequence[str], most: int
+        self,
+        strip: bytes,
+        count: int,
+        labels: Sequence[str],
+        categories: Sequence[str],
+        most: int,
+        meanings: Mapping[str, str] | None = None,
     ) -> Question[tuple[NamedObject, ...]]:
         """Which objects in view may sound; a category that is named twice counts as first named.
 
@@ -116,16 +122,18 @@ class Questioner:
             labels: what was heard.
             categories: what objects may be called; none: anything.
             most: objects at most.
+            meanings: what is said of a category whose name has other meanings.
         """
         one = _object(category=_text(80, 1), frame=_number(1, count))
         schema = _object(
             scene=_text(_LONG), sounds=_text(_LONG), objects={"type": "array", "items": one, "maxItems": most}
         )
+        known = [f"{_line(name)} means {_line(told)}" for name, told in (meanings or {}).items() if name in categories]
         prompt = self.templates.fill(
             "sounding_objects",
             count=count,
             labels=", ".join(map(_line, labels)) or "nothing",
-            categories=", ".join(map(_line, categories)) or "any noun",
+            categories="; ".join([", ".join(map(_line, categories)) or "any noun", *known]),
             most=most,
         )
 

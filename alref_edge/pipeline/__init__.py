@@ -12,11 +12,9 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.bundle import Bundle
-from alref_edge.errors import BundleError, InputError, MediaError
-from alref_edge.media import AudioLimits, Limits, VideoSource, decode_audio, open_video
-from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.models.audio.mel import checked_wave
-from alref_edge.pipeline.avs import Clock, listen, track
+from alref_edge.errors import BundleError, InputError
+from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
+from alref_edge.pipeline.avs import Clock, listen, track, why_nothing
 from alref_edge.pipeline.avs_replay import ReplaySoundSelector, Setting
 from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundSelector, SoundWindow
 from alref_edge.pipeline.masks import MaskStore
@@ -28,6 +26,7 @@ from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
 from alref_edge.pipeline.rvos import Job, Query, segment_videos
 from alref_edge.pipeline.settings import REF_DAVIS17, AnySettings, AvsSettings, RvosSettings
+from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
 
@@ -298,10 +297,10 @@ class Pipeline:
         source = video if isinstance(video, VideoSource) else open_video(video, limits)
         watch = Watch(progress=progress)
         with watch.stage("decode"):
-            wave, warnings = _sound_of(source, sound, audio_limits)
+            heard = Sound.of(source, sound, audio_limits)
         selector = selector or self.sound_selector(settings)
         began = time.perf_counter()
-        found = listen(self._networks, source, wave, selector, settings, watch)
+        found = listen(self._networks, source, heard, selector, settings, watch)
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
@@ -310,10 +309,10 @@ class Pipeline:
         return AvsRun.of(
             found,
             numbers,
-            (*self.warnings, *source.warnings, *warnings),
+            (*self.warnings, *source.warnings, *heard.warnings, *why_nothing(found, heard, selector, settings)),
             RunReport.of(self._networks, source, selector, settings, watch),
             self._class_of(list(numbers), settings.categories),
-            wave,
+            heard.wave_16khz,
             Clock.of(source).second_of_frame,
             masks,
         )
@@ -341,10 +340,10 @@ class Pipeline:
 
     def _class_of(self, names: list[str], categories: tuple[str, ...]) -> dict[str, int]:
         """The class of each name: that of the nearest category, counted from 1."""
-        if not categories:
-            return {}
         known = set(names) <= set(categories)
-        nearest = names if known else self._networks.language.nearest(names, categories)
+        if not categories or not (known or "languagebind" in self.bundle.manifest.components):
+            return {}
+        nearest = names if known else self._nearest(names, categories)
         return {name: 1 + categories.index(each) for name, each in zip(names, nearest, strict=True)}
 
     def close(self) -> None:
@@ -358,26 +357,6 @@ class Pipeline:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _sound_of(
-    source: VideoSource, sound: str | os.PathLike[str] | np.ndarray | None, limits: AudioLimits | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The waveform at 16 kHz from the first frame on, and what was assumed about it."""
-    if isinstance(sound, np.ndarray):
-        return checked_wave(sound).astype(np.float32), ()
-    if sound is None:
-        if source.info.kind != "video":
-            raise MediaError(
-                f"{source.path} has no sound of its own.",
-                expected="a video with an audio track, or a sound file",
-                got="a folder of frames" if source.info.kind == "frames" else "an image",
-                mend="give the sound: --audio FILE.wav",
-            )
-        audio = decode_audio(source.path, limits, rate=SAMPLE_RATE, origin_s=float(source.times_s()[0]))
-    else:
-        audio = decode_audio(sound, limits, rate=SAMPLE_RATE)
-    return audio.wave, audio.warnings
 
 
 def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ every frame is tracked, and what sounds is told for every second.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ import numpy as np
 from alref_edge.errors import InputError, MediaError
 from alref_edge.media import VideoSource
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.models.beats import Tag, union_of_tags
+from alref_edge.models.beats import LONGEST_S, Tag, union_of_tags
 from alref_edge.pipeline.ahead import executor
 from alref_edge.pipeline.audio_segments import AudioSegment, segment_sound
 from alref_edge.pipeline.grounding import Grounder
@@ -27,12 +27,15 @@ from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.pivots import pivot_of
 from alref_edge.pipeline.settings import AvsSettings
+from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
 
 _EPSILON_S = 1e-6
 _MOST_WINDOWS = 8
 _SHORTEST_SEGMENT = SAMPLE_RATE * 25 // 1000
+# Two steps of a 16-bit sample: a track that never leaves them is silent.
+_AUDIBLE = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Clock:
 def listen(
     networks: Networks,
     source: VideoSource,
-    wave_16khz: np.ndarray,
+    sound: Sound,
     selector: SoundSelector,
     settings: AvsSettings,
     watch: Watch,
@@ -126,7 +129,7 @@ def listen(
     Args:
         networks: of the bundle; those that nobody asks are not loaded.
         source: the video.
-        wave_16khz: its sound, float32 `[samples]` in [-1, 1], from the first frame on; silence follows its end.
+        sound: its sound; silence follows its end.
         selector: makes the decisions.
         settings: numbers of the method.
         watch: counts, times, reports.
@@ -153,12 +156,13 @@ def listen(
 
     try:
         for index, (start_s, frames, shown) in enumerate(clock.windows(settings.window_s)):
-            wave = wave_16khz[start_s * SAMPLE_RATE : (start_s + len(shown)) * SAMPLE_RATE]
+            stretch = slice(start_s * SAMPLE_RATE, (start_s + len(shown)) * SAMPLE_RATE)
+            wave = sound.wave_16khz[stretch]
             silent = silent_seconds(wave, len(shown), settings.silence_db)
             if all(silent):
                 asked.append(pool.submit(Heard, start_s, frames, (), (), (), ((),) * len(shown), silent))
             else:
-                ear = _Ear(networks, wave, settings, watch)
+                ear = _Ear(networks, sound, stretch, len(shown) == clock.seconds, settings, watch)
                 window = SoundWindow(index, start_s, shown, _images(source, shown, watch), ear.listen, watch.count)
                 asked.append(pool.submit(_understand, window, frames, ear, grounder, selector, settings, silent))
             settle(max(0, min(selector.in_flight, _MOST_WINDOWS) - 1))
@@ -219,8 +223,14 @@ def silent_seconds(wave_16khz: np.ndarray, seconds: int, silence_db: float | Non
 class _Ear:
     """What the networks of a bundle hear in one window."""
 
-    def __init__(self, networks: Networks, wave_16khz: np.ndarray, settings: AvsSettings, watch: Watch) -> None:
-        self.wave = wave_16khz
+    def __init__(
+        self, networks: Networks, sound: Sound, stretch: slice, alone: bool, settings: AvsSettings, watch: Watch
+    ) -> None:
+        self.wave = sound.wave_16khz[stretch]
+        # A clip of a dataset is tagged with all of its sound, what goes beyond its last whole second too.
+        whole = alone and settings.tag_whole_clips and len(sound.wave_16khz) <= LONGEST_S * SAMPLE_RATE
+        self._tagged = sound.wave_16khz if whole else self.wave
+        self._sound, self._stretch = sound, stretch
         self.tags: tuple[Tag, ...] | None = None
         self._networks, self._settings, self._watch = networks, settings, watch
 
@@ -236,9 +246,9 @@ class _Ear:
         for name in self._settings.taggers:
             with self._watch.stage("load"):
                 tagger = self._networks.tagger(name)
-            if len(self.wave) >= tagger.shortest:
+            if len(self._tagged) >= tagger.shortest:
                 with self._watch.stage("listen"):
-                    taggings.append(tagger.tag(self.wave, min(self._settings.tags_per_tagger, len(tagger.labels))))
+                    taggings.append(tagger.tag(self._tagged, min(self._settings.tags_per_tagger, len(tagger.labels))))
         return union_of_tags(*taggings)
 
     def segments(self) -> tuple[AudioSegment, ...]:
@@ -255,9 +265,11 @@ class _Ear:
             return [()] * seconds
         with self._networks.looking, self._watch.stage("load"):
             language = self._networks.language
+        with self._networks.looking, self._watch.stage("decode"):
+            wave = self._sound.language_16khz[self._stretch]
         with self._networks.looking, self._watch.stage("listen"):
             sounding = language.sounding(
-                [each.of(self.wave) for each in audible],
+                [each.of(wave) for each in audible],
                 names,
                 separator=self._settings.separator,
                 synonyms=self._settings.synonyms,
@@ -284,7 +296,8 @@ def _understand(
     names = [each.name for each in objects]
     segments: tuple[AudioSegment, ...] = ()
     if settings.by_second and len(names) > 1:
-        segments = tuple(selector.segments(window) or ear.segments())
+        known = selector.segments(window)
+        segments = ear.segments() if known is None else tuple(known)
         labels = ear.labels(names, segments, window.seconds)
     else:
         labels = [tuple(names)] * window.seconds
@@ -296,7 +309,7 @@ def _understand(
 def _find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, selector: SoundSelector) -> Sounding:
     """The box of a category on its pivot frame: the only one, or the one that the selector takes."""
     frame = window.frames[category.second]
-    found = grounder.boxes(frame, category.name)
+    found = grounder.boxes(frame, category.name) if category.found is None else category.found
     warnings = (
         () if category.in_range else (f"the pivot of {category.name!r} lies beyond the clip: its first frame serves",)
     )
@@ -335,3 +348,51 @@ def _images(source: VideoSource, frames: Iterable[int], watch: Watch) -> dict[in
             f"{source.path} ended early.", expected=f"{source.frame_count()} frames", mend="copy the file again."
         )
     return images
+
+
+def why_nothing(
+    found: Sequence[Heard], sound: Sound, selector: SoundSelector, settings: AvsSettings
+) -> tuple[str, ...]:
+    """Where nothing at all sounds, why, in words; nothing where something does.
+
+    Args:
+        found: what `listen` gave.
+        sound, selector, settings: what it was given.
+    """
+    if any(each.pivot is not None and each.name in names for h in found for each in h.objects for names in h.labels):
+        return ()
+    last = found[-1]
+    wave = sound.wave_16khz[: (last.start_s + len(last.silent)) * SAMPLE_RATE]
+    if not len(wave):
+        return ("nothing sounds: no sound falls into the time of the video",)
+    if np.abs(wave).max() < _AUDIBLE:
+        return ("nothing sounds: the sound is silent from beginning to end",)
+    reasons = Counter(_why_nothing(heard, wave, selector, settings) for heard in found)
+    if len(reasons) == 1:
+        return (f"nothing sounds: {next(iter(reasons))}",)
+    told = [f"in {count} of {len(found)} windows {reason}" for reason, count in reasons.most_common()]
+    return (f"nothing sounds: {'; '.join(told)}",)
+
+
+def _why_nothing(heard: Heard, wave_16khz: np.ndarray, selector: SoundSelector, settings: AvsSettings) -> str:
+    """Why nothing sounds in a window; the same words for windows that are alike."""
+    gate_db = settings.silence_db
+    if all(heard.silent):
+        if gate_db is None:
+            return "the sound has ended before"
+        starts = range(0, len(wave_16khz), SAMPLE_RATE)
+        loudest = max(np.mean(wave_16khz[s : s + SAMPLE_RATE].astype(np.float64) ** 2) for s in starts)
+        return (
+            f"every second is below the silence gate of {gate_db:g} dB, the loudest of the video has "
+            f"{10 * np.log10(loudest):.1f} dB; --no-silence-gate opens it"
+        )
+    if heard.objects:
+        if not any(each.pivot for each in heard.objects):
+            return "no box was found on the pivot frames"
+        return f"what has a box is heard in no second{'' if gate_db is None else ' that the silence gate leaves open'}"
+    best = max((tag.probability for tag in heard.tags), default=1.0)
+    if best < settings.tag_threshold:
+        return f"no tag reaches the threshold of {settings.tag_threshold:g}, the best has {best:.2g}"
+    if not heard.tags and selector.name != "replay":
+        return "the sound is too short to be tagged"
+    return f"the selector {selector.name!r} names no object in view"

@@ -4,7 +4,8 @@ AL-Ref-SAM 2 published GPT-4's answers for S4, MS3, AVSS and V2-Binary (`gpt_res
 and `cot_stage_2_outputs.json`). The first stage's file maps a clip to the text of a Python dictionary,
 `"{'violin': 1, 'piano': 2}"`: categories, each with its pivot frame, counted from 1. The second stage's maps it to the
 number of a box, counted from 1, by category; in S4, which has one category, to the number alone. The files are read as
-`avs/*/gdino.py` and `avs/*/sam2.py` read them, with the same fall-backs.
+`avs/*/gdino.py` and `avs/*/sam2.py` read them, with the same fall-backs. The boxes themselves were not published; where
+`gdino_outputs.json`, which the official code writes, lies beside the two, its boxes are those that numbers count in.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alref_edge.errors import InputError
+from alref_edge.models.grounding_dino.detector import boxes_to_pixels
 from alref_edge.pipeline.audio_segments import AudioSegment, read_segments
 from alref_edge.pipeline.lbru import Ground, SoundingCategory, SoundWindow
-from alref_edge.pipeline.settings import AvsSettings
+from alref_edge.pipeline.replay import GROUNDED, RECORDED
+from alref_edge.pipeline.settings import AVSBENCH, AvsSettings
 from alref_edge.types import Detections
 
 STAGE_1, STAGE_2 = "cot_stage_1_outputs.json", "cot_stage_2_outputs.json"
+GROUNDING = "gdino_outputs.json"
 _MAX_BYTES = 64 << 20
 _MAX_ANSWER = 10_000
 _MEND = "give the files as AL-Ref-SAM 2 publishes them under avs/gpt_results."
@@ -63,10 +69,16 @@ class Setting(Enum):
 
     @property
     def settings(self) -> AvsSettings:
-        """The numbers of the official code; no second is silent to it."""
+        """The numbers of the official code, which asks for the 70 categories everywhere; no second is silent to it."""
+        common = AvsSettings(
+            categories=AVSBENCH,
+            category_meanings={"keyboard": "a typing keyboard, not a musical one"},
+            tag_whole_clips=True,
+            silence_db=None,
+        )
         if self is Setting.S4:
-            return AvsSettings(taggers=("beats_as2m",), max_categories=1, by_second=False, silence_db=None)
-        return AvsSettings(separator="; " if self is Setting.AVSS else ", ", silence_db=None)
+            return common.changed({"taggers": ("beats_as2m",), "max_categories": 1, "by_second": False})
+        return common.changed({"separator": "; " if self is Setting.AVSS else ", "})
 
 
 class Reason(Enum):
@@ -99,15 +111,25 @@ class RecordedAnswers:
         setting: which.
         pivots: first stage: by clip, the answered frame number of each category, in the order of the answer.
         boxes: second stage: by clip, the answered box number of each category; in S4 of `None`, which is any.
+        shown: by clip and category, the number of the frame that boxes were recorded on, and those: float32 `[N, 4]`,
+            centre, width and height in shares of the frame; none where they were not recorded.
     """
 
     setting: Setting
     pivots: Mapping[str, Mapping[str, int]]
     boxes: Mapping[str, Mapping[str | None, int]]
+    shown: Mapping[str, Mapping[str, tuple[int, np.ndarray]]] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def from_files(cls, setting: Setting | str, stage_1: str | Path, stage_2: str | Path) -> RecordedAnswers:
-        """Read both files.
+    def from_files(
+        cls, setting: Setting | str, stage_1: str | Path, stage_2: str | Path, grounding: str | Path | None = None
+    ) -> RecordedAnswers:
+        """Read the files.
+
+        Args:
+            setting: of AVSBench.
+            stage_1, stage_2: the answers.
+            grounding: the boxes that were shown; None: they are not known.
 
         Raises:
             InputError: a file cannot be read or an answer is malformed, or the second stage answers for a clip or
@@ -124,13 +146,22 @@ class RecordedAnswers:
                     raise _malformed(
                         f"{second}, clip {clip!r}", "clips and categories of the first stage", category or clip
                     )
-        return cls(setting, pivots, boxes)
+        shown = {} if grounding is None else _read(Path(grounding))
+        return cls(
+            setting, pivots, boxes, {clip: _shown(each, f"{grounding}, clip {clip!r}") for clip, each in shown.items()}
+        )
 
     @classmethod
-    def from_folder(cls, folder: str | Path, setting: Setting | str) -> RecordedAnswers:
-        """Read the files of a setting from a folder such as `gpt_results`; errors as of `from_files`."""
+    def from_folder(cls, folder: str | Path, setting: Setting | str, *, ground_anew: bool = False) -> RecordedAnswers:
+        """Read the files of a setting from a folder such as `gpt_results`; errors as of `from_files`.
+
+        Args:
+            folder, setting: which.
+            ground_anew: leave recorded boxes aside: answers count in those that grounding finds now.
+        """
         here = Path(folder) / Setting.named(setting).value
-        return cls.from_files(setting, here / STAGE_1, here / STAGE_2)
+        grounding = None if ground_anew or not (here / GROUNDING).exists() else here / GROUNDING
+        return cls.from_files(setting, here / STAGE_1, here / STAGE_2, grounding)
 
     def categories(self, clip: str, frames: int) -> tuple[SoundingCategory, ...]:
         """What may sound in a clip, in the order of the answer; in S4 the first alone. None at all is an answer too.
@@ -195,7 +226,13 @@ class ReplaySoundSelector:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, setting: Setting | str, clip: str, segments: str | Path | None = None
+        cls,
+        folder: str | Path,
+        setting: Setting | str,
+        clip: str,
+        segments: str | Path | None = None,
+        *,
+        ground_anew: bool = False,
     ) -> ReplaySoundSelector:
         """Read the answers of a setting and choose a clip.
 
@@ -204,14 +241,16 @@ class ReplaySoundSelector:
             setting: of AVSBench.
             clip: its name.
             segments: a file such as `audio_segment/ms3_audio_segment.json`.
+            ground_anew: see `RecordedAnswers.from_folder`.
 
         Raises:
             InputError: a file cannot be read or is malformed, or does not have the clip.
         """
-        answers = RecordedAnswers.from_folder(folder, setting)
+        answers = RecordedAnswers.from_folder(folder, setting, ground_anew=ground_anew)
         answers.categories(clip, 1)
+        facts = {"boxes": RECORDED if answers.shown.get(clip) else GROUNDED}
         if segments is None:
-            return cls(answers, clip)
+            return cls(answers, clip, facts=facts)
         recorded = read_segments(segments)
         if clip not in recorded:
             raise InputError(
@@ -220,7 +259,7 @@ class ReplaySoundSelector:
                 got=clip,
                 mend="check the setting and the clip's name.",
             )
-        return cls(answers, clip, recorded[clip])
+        return cls(answers, clip, recorded[clip], facts=facts)
 
     def categories(self, window: SoundWindow, ground: Ground) -> tuple[SoundingCategory, ...]:
         """See `SoundSelector.categories`.
@@ -236,7 +275,24 @@ class ReplaySoundSelector:
                 got=f"a window of {window.seconds} s from {window.start_s} s on",
                 mend="cut the video, or give the frame rate of the folder with --fps 1.",
             )
-        return self.answers.categories(self.clip, window.seconds)
+        return tuple(self._shown(window, each) for each in self.answers.categories(self.clip, window.seconds))
+
+    def _shown(self, window: SoundWindow, category: SoundingCategory) -> SoundingCategory:
+        """The category with the boxes that were recorded of it, if any were."""
+        number, shares_n4 = self.answers.shown.get(self.clip, {}).get(category.name, (None, None))
+        if shares_n4 is None:
+            return category
+        if number != category.pivot:
+            raise InputError(
+                f"The recorded boxes of {category.name!r} are of another frame than the answer.",
+                expected=f"frame {category.pivot}, as answered",
+                got=f"frame {number} in {GROUNDING}",
+                mend="give files of one run, or find the boxes anew with --ground-anew.",
+            )
+        height, width = window.images[window.frames[category.second]].shape[:2]
+        count = len(shares_n4)
+        boxes_n4 = boxes_to_pixels(shares_n4, height, width)
+        return replace(category, found=Detections(boxes_n4, np.ones(count, np.float32), (category.name,) * count))
 
     def box(self, window: SoundWindow, category: SoundingCategory, found: Detections) -> int:
         """See `SoundSelector.box`."""
@@ -306,6 +362,22 @@ def _boxes(setting: Setting, value: Any, where: str) -> dict[str | None, int]:
     if not isinstance(value, dict):
         raise _malformed(where, "an object of categories", value)
     return {category: _number(each, f"{where}, {category!r}") for category, each in value.items()}
+
+
+def _shown(value: Any, where: str) -> dict[str, tuple[int, np.ndarray]]:
+    if not isinstance(value, dict):
+        raise _malformed(where, "an object of categories", value)
+    shown = {}
+    for category, each in value.items():
+        here = f"{where}, {category!r}"
+        try:
+            number, shares_n4 = each["keyframe"], np.array(each["bboxes"], np.float32).reshape(-1, 4)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _malformed(here, "a `keyframe` and `bboxes` of four shares of the frame", each) from error
+        if type(number) is not int or number < 1 or not np.isfinite(shares_n4).all():
+            raise _malformed(here, "a `keyframe` from 1 and finite `bboxes`", each)
+        shown[category] = (number, shares_n4)
+    return shown
 
 
 def _number(value: Any, where: str) -> int:

@@ -30,11 +30,13 @@ class SoundingCategory:
         name: of the category, which is the caption for grounding; one of the dataset's, or not.
         pivot: number of the frame on which it is to be found, counted from 1 (`second` counts from 0).
         in_range: whether that frame was named; where one was named that the window does not have, it is the first.
+        found: the boxes on that frame where they were known before; None: those that grounding gives.
     """
 
     name: str
     pivot: int
     in_range: bool = True
+    found: Detections | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.name.strip() or self.pivot < 1:

@@ -20,6 +20,7 @@ from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
+from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
 from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport, RvosResult
@@ -283,7 +284,12 @@ def _sound(run: AvsRun) -> dict[str, Any]:
         }
         for heard in run.heard
     ]
-    return {"labels": [list(labels) for labels in run.labels], "classes": dict(run.class_of), "windows": windows}
+    return {
+        "duration_s": len(run.wave_16khz) / SAMPLE_RATE,
+        "labels": [list(labels) for labels in run.labels],
+        "classes": dict(run.class_of),
+        "windows": windows,
+    }
 
 
 def _pivot(pivot: Pivot) -> dict[str, Any]:

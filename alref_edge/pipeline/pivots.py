@@ -77,10 +77,12 @@ class Decision:
     Attributes:
         frame: index in the video of the frame chosen; one of the segment's.
         box: which of the boxes on it, best first, from 0; None rejects them all. A box that is not there is none.
+        found: the boxes on it where they were known before; None: those that grounding gives.
     """
 
     frame: int
     box: int | None
+    found: Detections | None = field(default=None, compare=False, repr=False)
 
 
 class PivotSelector(Protocol):

@@ -121,6 +121,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         categories: what objects may be called; none: anything.
         most: objects of a window at most.
         otherwise: decides where the LLM does not; None: nothing sounds, or the first box.
+        meanings: what it is told of a category whose name has other meanings.
     """
 
     def __init__(
@@ -130,9 +131,10 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         categories: Sequence[str] = (),
         most: int = 8,
         otherwise: GroundingSoundSelector | None = None,
+        meanings: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(client, questioner, otherwise)
-        self._categories, self._most = tuple(categories), most
+        self._categories, self._most, self._meanings = tuple(categories), most, dict(meanings or {})
 
     def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
         """See `SoundSelector.categories`; nothing sounds where nothing was heard.
@@ -144,7 +146,9 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         if not heard:
             return []
         strip = self._questioner.in_rows([window.images[frame] for frame in window.frames])
-        question = self._questioner.sounding_objects(strip, window.seconds, heard, self._categories, self._most)
+        question = self._questioner.sounding_objects(
+            strip, window.seconds, heard, self._categories, self._most, self._meanings
+        )
         named = ask(self._client, question, window.count)
         if named is not None:
             return [SoundingCategory(each.category, each.frame) for each in named]

@@ -2,24 +2,27 @@
 
 Of clips with sound: `DIR/<setting>/cot_stage_{1,2}_outputs.json`, as `RecordedAnswers` reads them. Of sentences:
 `DIR/<video>/stage_2/<number>/cot_two_stage.json`, as `ReplaySelector` reads it. Both are those of AL-Ref-SAM 2, so a
-record can be replayed, and compared with published answers. One run at a time may write to a folder.
+record can be replayed, and compared with published answers. Those of sentences hold the boxes that they count in. One
+run at a time may write to a folder.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.media.partial import unwritable, written_beside
 from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
 from alref_edge.pipeline.pivots import windows
-from alref_edge.pipeline.replay import Answer, ReplaySelector
-from alref_edge.pipeline.results import AvsRun, RvosResult
+from alref_edge.pipeline.replay import Answer, RecordedBoxes, ReplaySelector
+from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
 from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.types import Detections
 
 TWO_STAGE = "cot_two_stage.json"
 NO_ANSWER = -1
@@ -111,7 +114,9 @@ def sentence_decisions(result: RvosResult) -> list[Answer]:
         decision = result.decisions.get(window.index)
         if decision is not None:
             box = NO_ANSWER if decision.box is None else 1 + decision.box
-            answers.append(Answer(1 + window.sampled.index(decision.frame), box))
+            shown = result.considered.get(decision.frame)
+            boxes = None if shown is None else _recorded(shown, result.run)
+            answers.append(Answer(1 + window.sampled.index(decision.frame), box, boxes))
         elif window.is_segment:
             answers.append(Answer(NO_ANSWER, NO_ANSWER))
     return answers
@@ -136,6 +141,13 @@ def _record_sounds(folder: Path, setting: Setting, clip: str, run: AvsRun) -> No
         _write(second, {**others, clip: chosen})
 
 
+def _recorded(found: Detections, run: RunReport) -> RecordedBoxes:
+    """Boxes in shares of the frame."""
+    low_n2, high_n2 = np.split(found.boxes_n4.astype(np.float64), 2, axis=1)
+    shares_n4 = np.concatenate([(low_n2 + high_n2) / 2, high_n2 - low_n2], axis=1)
+    return RecordedBoxes(shares_n4 / ([run.info.width, run.info.height] * 2), found.scores_n, found.phrases)
+
+
 def _second(boxes: Mapping[str | None, int]) -> str | dict[str, str]:
     """A clip's numbers of boxes as the second stage's file has them: by category, or the number alone."""
     texts = {name: str(number) for name, number in boxes.items()}
@@ -152,8 +164,20 @@ def _record_sentences(folder: Path, results: Sequence[RvosResult]) -> None:
         known.pop(number, None)
         there = sorted({*there, number})
         _make_folder(_path(folder, number).parent)
-        segments = [asdict(answer) for answer in each]
+        segments = [_segment(answer) for answer in each]
         _write(_path(folder, number), {"exp_id": number, "exp": result.sentence, "res_list": segments})
+
+
+def _segment(answer: Answer) -> dict[str, Any]:
+    """An answer as the official `cot_two_stage.json` has it."""
+    segment: dict[str, Any] = {
+        "target_frame_id": answer.target_frame_id,
+        "target_object_id": answer.target_object_id,
+    }
+    if answer.boxes is not None:
+        boxes, scores = answer.boxes.shares_n4.tolist(), answer.boxes.scores_n.tolist()
+        segment["boxes_info"] = {"logits": scores, "boxes": boxes, "phrases": list(answer.boxes.phrases)}
+    return segment
 
 
 def _path(folder: Path, number: int) -> Path:

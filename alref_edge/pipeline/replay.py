@@ -9,14 +9,37 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alref_edge.errors import InputError
+from alref_edge.models.grounding_dino.detector import boxes_to_pixels
 from alref_edge.pipeline.pivots import Decision, Ground, Segment
-from alref_edge.types import Pivot
+from alref_edge.types import Detections, Pivot
 
 SCHEMA = "alref-edge.pivots/1"
 RESULT_SCHEMA = "alref-edge.rvos/1"
 _MEND = f'write it as {{"schema": "{SCHEMA}", "sentences": [{{"text": "...", "pivots": [...]}}]}}, see the README.'
 _MAX_BYTES = 64 << 20
+RECORDED, GROUNDED = "as recorded", "grounded anew"
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedBoxes:
+    """The boxes of a frame that an LLM was shown, as official files have them under `boxes_info`.
+
+    Attributes:
+        shares_n4: float32 `[N, 4]`: centre x and y, width and height, in shares of the frame.
+        scores_n: float32 `[N]`.
+        phrases: N words of the sentence.
+    """
+
+    shares_n4: np.ndarray
+    scores_n: np.ndarray
+    phrases: tuple[str, ...]
+
+    def on(self, image_hw3: np.ndarray) -> Detections:
+        """The boxes in pixels of a frame."""
+        return Detections(boxes_to_pixels(self.shares_n4, *image_hw3.shape[:2]), self.scores_n, self.phrases)
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,13 @@ class Answer:
 
     Attributes:
         target_frame_id: number of the frame in the segment's strip, from 1; any other number drops the segment.
-        target_object_id: number of the box among the frame's best, from 1; any other number drops the segment.
+        target_object_id: number of the box among those shown, from 1; any other number drops the segment.
+        boxes: those that were shown; None where they were not recorded: the frame's best by grounding.
     """
 
     target_frame_id: int
     target_object_id: int
+    boxes: RecordedBoxes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,22 +75,30 @@ class ReplaySelector:
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> ReplaySelector:
+    def from_file(cls, path: str | Path, *, ground_anew: bool = False) -> ReplaySelector:
         """Read a file.
 
         Three forms are read: `alref-edge.pivots/1`, a `result.json` of `alref-edge run`, and the official
         `cot_two_stage.json`. In the first, every sentence has its `"text"` and either
         `"pivots": [{"frame": 20, "box": [x0, y0, x1, y1]}, ...]` (pixels; `score` and `phrase` may be added) or
-        `"segments": [{"target_frame_id": 1..5, "target_object_id": 1..3}, ...]` (the official answers).
+        `"segments": [{"target_frame_id": 1..5, "target_object_id": 1..3}, ...]` (the official answers). An answer may
+        have its `"boxes_info"`, the boxes among which it counts, as the official file has it.
+
+        Args:
+            path: of the file.
+            ground_anew: count answers in the boxes that grounding finds now, where boxes were recorded too.
 
         Raises:
             InputError: the file cannot be read or is malformed.
         """
         raw = _read(Path(path))
         if "schema" not in raw and "res_list" in raw:
-            answers = _answers(raw["res_list"], "res_list")
+            answers = _answers(raw["res_list"], "res_list", ground_anew)
             sentence = raw.get("exp")
-            return cls({}, {_text(sentence, "exp"): answers}) if sentence is not None else cls({}, {}, answers)
+            facts = _facts(answers)
+            if sentence is None:
+                return cls({}, {}, answers, facts=facts)
+            return cls({}, {_text(sentence, "exp"): answers}, facts=facts)
         if raw.get("schema") not in (SCHEMA, RESULT_SCHEMA):
             raise _malformed("schema", f"{SCHEMA} or {RESULT_SCHEMA}", raw.get("schema"))
         pivots: dict[str, tuple[Pivot, ...]] = {}
@@ -83,8 +116,8 @@ class ReplaySelector:
             if "pivots" in entry:
                 pivots[sentence] = _pivots(entry["pivots"], f"{where}.pivots")
             else:
-                answered[sentence] = _answers(entry["segments"], f"{where}.segments")
-        return cls(pivots, answered)
+                answered[sentence] = _answers(entry["segments"], f"{where}.segments", ground_anew)
+        return cls(pivots, answered, facts=_facts([each for answers in answered.values() for each in answers]))
 
     def given(self, sentence: str) -> Sequence[Pivot] | None:
         """See `PivotSelector.given`."""
@@ -108,7 +141,9 @@ class ReplaySelector:
         answer = answers[segment.index]
         if not 1 <= answer.target_frame_id <= len(segment.sampled):
             return None
-        return Decision(segment.sampled[answer.target_frame_id - 1], answer.target_object_id - 1)
+        frame = segment.sampled[answer.target_frame_id - 1]
+        found = None if answer.boxes is None else answer.boxes.on(segment.image(frame))
+        return Decision(frame, answer.target_object_id - 1, found)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -186,11 +221,37 @@ def _pivots(value: Any, where: str) -> tuple[Pivot, ...]:
     return tuple(pivots)
 
 
-def _answers(value: Any, where: str) -> tuple[Answer, ...]:
+def _answers(value: Any, where: str, ground_anew: bool) -> tuple[Answer, ...]:
     answers = []
     for number, entry in enumerate(_list(value, where)):
         here = f"{where}[{number}]"
         entry = _object(entry, here)
         frame = _whole(entry.get("target_frame_id"), f"{here}.target_frame_id")
-        answers.append(Answer(frame, _whole(entry.get("target_object_id", -1), f"{here}.target_object_id")))
+        chosen = _whole(entry.get("target_object_id", -1), f"{here}.target_object_id")
+        recorded = entry.get("boxes_info")
+        boxes = None if recorded is None else _boxes(_object(recorded, f"{here}.boxes_info"), f"{here}.boxes_info")
+        answers.append(Answer(frame, chosen, None if ground_anew else boxes))
     return tuple(answers)
+
+
+def _boxes(value: dict[str, Any], where: str) -> RecordedBoxes:
+    """`{"boxes": [[cx, cy, w, h], ...], "logits": [...], "phrases": [...]}`; scores and phrases may be left out."""
+    rows = [_list(row, f"{where}.boxes") for row in _list(value.get("boxes"), f"{where}.boxes")]
+    scores = _list(value.get("logits", [1.0] * len(rows)), f"{where}.logits")
+    phrases = _list(value.get("phrases", [""] * len(rows)), f"{where}.phrases")
+    shares_n4 = np.array(
+        [[_number(each, f"{where}.boxes") for each in row] for row in rows if len(row) == 4], np.float32
+    )
+    if not len(shares_n4) == len(rows) == len(scores) == len(phrases) or not np.isfinite(shares_n4).all():
+        raise _malformed(where, "boxes of four shares of the frame, and a score and a phrase of each", value)
+    if not all(isinstance(phrase, str) for phrase in phrases):
+        raise _malformed(f"{where}.phrases", "texts", phrases)
+    scores_n = np.array([_number(score, f"{where}.logits") for score in scores], np.float32)
+    return RecordedBoxes(shares_n4.reshape(-1, 4), scores_n, tuple(phrases))
+
+
+def _facts(answers: Sequence[Answer]) -> dict[str, str]:
+    """Which boxes the answers count in, for the result; nothing where no answer counts any."""
+    counting = [answer for answer in answers if answer.target_frame_id > 0]
+    kinds = {GROUNDED if answer.boxes is None else RECORDED for answer in counting}
+    return {"boxes": " or ".join(sorted(kinds))} if kinds else {}

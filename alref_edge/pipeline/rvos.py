@@ -305,7 +305,12 @@ def _pivots_in(
             got=decision.frame,
         )
     query.decisions[window.index] = decision
-    pivot = None if decision.box is None else pivot_of(decision.frame, ground(decision.frame), decision.box)
+    if decision.found is not None:
+        query.considered[decision.frame] = decision.found
+    if decision.box is None:
+        return []
+    found = ground(decision.frame) if decision.found is None else decision.found
+    pivot = pivot_of(decision.frame, found, decision.box)
     return [] if pivot is None else [pivot]
 
 

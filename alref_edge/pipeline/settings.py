@@ -102,6 +102,17 @@ REF_DAVIS17 = RvosSettings(fallback_box_threshold=0.1)
 """Settings of the official code on Ref-DAVIS17."""
 
 
+_NAMES = """
+accordion airplane axe baby bassoon bell bird boat boy bus car cat cello clarinet clipper clock dog donkey drum duck
+elephant emergency-car erhu flute frying-food girl goose guitar gun guzheng hair-dryer handpan harmonica harp helicopter
+hen horse keyboard leopard lion man marimba missile-rocket motorcycle mower parrot piano pig pipa saw saxophone sheep
+sitar sorna squirrel tabla tank tiger tractor train trombone truck trumpet tuba ukulele utv vacuum-cleaner violin wolf
+woman
+"""
+AVSBENCH = tuple(_NAMES.split())
+"""The 70 categories of AVSBench, in the order of its classes 1 to 70; class 0 is the background."""
+
+
 @dataclass(frozen=True)
 class AvsSettings(TrackingSettings):
     """Settings of audio-visual segmentation; the defaults are those of the official code on MS3, with a silence gate.
@@ -110,7 +121,10 @@ class AvsSettings(TrackingSettings):
         taggers: components of the bundle that name what is heard, in the order in which their tags are joined.
         tags_per_tagger: tags taken of each.
         tag_threshold: smallest probability of a tag; officially 0, the LLM leaves out what it does not see.
+        tag_whole_clips: whether a video that is one window is tagged with the whole of its sound, of up to 60 s, as
+            officially; else with that of its whole seconds.
         categories: what sounding objects may be called; number k from 1 is class k of a class map.
+        category_meanings: what an LLM is told of a category whose name has other meanings.
         max_categories: sounding objects of a window at most, the first of the selector's; one on S4.
         by_second: whether sounding objects are told for each second; else all sound all the time, as on S4.
         separator: between the labels of a combination that a sound is compared with: "; " on AVSS.
@@ -126,7 +140,9 @@ class AvsSettings(TrackingSettings):
     taggers: tuple[str, ...] = ("beats_as20k", "beats_as2m")
     tags_per_tagger: int = 5
     tag_threshold: float = 0.0
+    tag_whole_clips: bool = False
     categories: tuple[str, ...] = ()
+    category_meanings: Mapping[str, str] = field(default_factory=dict)
     max_categories: int = MAX_LABELS
     by_second: bool = True
     separator: str = ", "
@@ -156,10 +172,13 @@ class AvsSettings(TrackingSettings):
                 expected=f"at most {_MOST_CATEGORIES}, each once",
                 got=f"{len(self.categories)}, {len(set(self.categories))} different",
             )
-        words = self.synonyms
-        if not isinstance(words, Mapping) or not all(isinstance(each, str) for pair in words.items() for each in pair):
-            raise InputError("The synonyms are none.", expected="a text by label", got=words)
-        object.__setattr__(self, "synonyms", dict(words))
+        for name in ("synonyms", "category_meanings"):
+            words = getattr(self, name)
+            if not isinstance(words, Mapping) or not all(
+                isinstance(each, str) for pair in words.items() for each in pair
+            ):
+                raise InputError(f"The setting {name} is none.", expected="a text by label", got=words)
+            object.__setattr__(self, name, dict(words))
         if not isinstance(self.separator, str) or not self.separator:
             raise InputError("The setting separator is none.", expected='", " or "; "', got=self.separator)
         for name in ("tags_per_tagger", "boxes_per_frame"):

@@ -28,6 +28,7 @@ def make_sound_file(
     gap: tuple[float, float] | None = None,
     tracks: int = 1,
     picture: bool = False,
+    picture_s: float | None = None,
     container: str | None = None,
 ) -> Path:
     """Writes `[samples]` or channels of them, floats in [-1, 1], by FFmpeg's encoder of that name.
@@ -36,6 +37,7 @@ def make_sound_file(
         start_s: time of the first sample.
         gap: (at_s, length_s): a leap of the clock.
         picture: add a video of black frames, 10 a second from time 0.
+        picture_s: its length, if not that of the sound.
     """
     import av
 
@@ -46,7 +48,7 @@ def make_sound_file(
         video = out.add_stream("libx264", rate=10) if picture else None
         if video is not None:
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-            for number in range(int(10 * (start_s + sound_cn.shape[1] / rate))):
+            for number in range(int(10 * (picture_s or start_s + sound_cn.shape[1] / rate))):
                 frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 10)
                 out.mux(video.encode(frame))

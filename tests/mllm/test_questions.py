@@ -86,6 +86,14 @@ def test_what_a_user_writes_stays_on_its_line_and_is_not_filled_in() -> None:
     assert "Heard: nothing" in ASK.sounding_objects(b"", 5, [], [], 2).prompt
 
 
+def test_a_category_of_two_meanings_is_explained_where_it_is_one_of_them() -> None:
+    meanings = {"keyboard": "a typing\nkeyboard"}
+    told = ASK.sounding_objects(b"", 5, ["Typing"], ["dog", "keyboard"], 2, meanings).prompt
+    assert "Categories: dog, keyboard; keyboard means a typing keyboard\n" in told
+    for categories in (["dog"], ["dog", "musical keyboard"], []):
+        assert " means " not in ASK.sounding_objects(b"", 5, ["Typing"], categories, 2, meanings).prompt
+
+
 def test_a_folder_replaces_some_templates_and_changes_the_version(tmp_path: Path) -> None:
     (tmp_path / "pivot_frame.txt").write_text("Which of $count shows $sentence? It costs $$5.")
     own = Templates.load(tmp_path)

@@ -23,6 +23,7 @@ from alref_edge.pipeline import (
     ReplaySelector,
     ReplaySoundSelector,
     RvosResult,
+    Segment,
     Setting,
 )
 from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2, RecordedAnswers
@@ -148,6 +149,25 @@ def test_replayed_sentences_agree_with_their_own_answers(pipeline: Pipeline, tmp
         "kept": (1.0, 12), "pivot_exact": (1.0, 11), "pivot_within_1": (1.0, 11), "box": (1.0, 11),
         "box_same_frame": (1.0, 11),
     }  # fmt: skip
+
+
+def test_a_record_of_sentences_is_replayed_in_the_boxes_that_were_shown(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Whatever a detector would find now."""
+    results = look(pipeline, GroundingSelector(), frames=60)
+    record_decisions(tmp_path, None, "video", results)
+    for number, result in enumerate(results[:3]):
+        selector = ReplaySelector.from_file(tmp_path / "video" / "stage_2" / str(number) / TWO_STAGE)
+        assert selector.facts == {"boxes": "as recorded"}
+        images = {frame: np.zeros((result.run.info.height, result.run.info.width, 3), np.uint8) for frame in range(50)}
+        segment = Segment(0, tuple(range(0, 50, 10)), images)
+        decision = selector.select(segment, result.sentence, lambda frame: pytest.fail("grounding was asked"))
+        assert decision is not None
+        assert decision.found is not None
+        shown = result.considered[decision.frame]
+        np.testing.assert_allclose(decision.found.boxes_n4, shown.boxes_n4, rtol=1e-5, atol=1e-3)
+        np.testing.assert_array_equal(decision.found.scores_n, shown.scores_n)
+        assert decision.found.phrases == shown.phrases
+        assert decision == result.decisions[0]
 
 
 def test_sentences_keep_their_number(pipeline: Pipeline, tmp_path: Path) -> None:

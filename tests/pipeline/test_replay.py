@@ -42,7 +42,8 @@ def pivot_in(selector: ReplaySelector, shown: Segment, text: str) -> Pivot | Non
     decision = selector.select(shown, text, three_boxes)
     if decision is None or decision.box is None:
         return None
-    return pivot_of(decision.frame, three_boxes(decision.frame), decision.box)
+    found = three_boxes(decision.frame) if decision.found is None else decision.found
+    return pivot_of(decision.frame, found, decision.box)
 
 
 def select(selector: ReplaySelector, text: str = "a dog") -> list[Pivot | None]:
@@ -90,7 +91,7 @@ def test_whole_pivots_need_no_look_and_come_in_order(tmp_path: Path) -> None:
 
 
 def test_the_official_file_is_read_with_and_without_its_sentence(tmp_path: Path) -> None:
-    answers = [{"target_frame_id": 2, "target_object_id": 1, "boxes_info": {"boxes": []}}, {"target_frame_id": -1}]
+    answers = [{"target_frame_id": 2, "target_object_id": 1}, {"target_frame_id": -1}]
     named = ReplaySelector.from_file(file_of(tmp_path, {"exp_id": 0, "exp": "a dog", "res_list": answers}))
     assert [pivot and pivot.frame for pivot in select(named)] == [10, None, None]
     with pytest.raises(InputError, match="does not have this sentence"):
@@ -98,6 +99,90 @@ def test_the_official_file_is_read_with_and_without_its_sentence(tmp_path: Path)
     nameless = ReplaySelector.from_file(file_of(tmp_path, {"res_list": answers}))
     assert nameless.given("anything") is None
     assert [pivot and pivot.frame for pivot in select(nameless, "anything")] == [10, None, None]
+
+
+# A frame of 100 x 200 pixels: its boxes as they are recorded, and the second of them in pixels.
+SHOWN = {
+    "boxes": [[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.1, 0.2], [0.9, 0.9, 0.4, 0.4]],
+    "logits": [0.9, 0.6, 0.3],
+    "phrases": ["dog", "a dog", ""],
+}
+
+
+def recorded(number: int, shown: Any = SHOWN) -> dict[str, Any]:
+    answers = [{"target_frame_id": 2, "target_object_id": number, "boxes_info": shown}]
+    return {"exp_id": 0, "exp": "a dog", "res_list": answers}
+
+
+def decided(selector: ReplaySelector) -> Pivot | None:
+    """The pivot in a segment of frames of 100 x 200; grounding may not be asked."""
+    shown = Segment(0, (0, 10, 20), {frame: np.zeros((100, 200, 3), np.uint8) for frame in (0, 10, 20)})
+    decision = selector.select(shown, "a dog", lambda frame: pytest.fail("grounding was asked"))
+    assert decision is not None
+    assert decision.box is not None
+    assert decision.found is not None
+    return pivot_of(decision.frame, decision.found, decision.box)
+
+
+@pytest.mark.parametrize(
+    ("number", "box", "score", "phrase"),
+    [
+        (1, [0, 0, 200, 100], 0.9, "dog"),
+        (2, [40, 40, 60, 60], 0.6, "a dog"),
+        (3, [140, 70, 220, 110], 0.3, ""),  # beyond the frame, as the detector gave it
+    ],
+)
+def test_recorded_boxes_are_those_that_the_answer_counts_in(
+    number: int, box: list[float], score: float, phrase: str, tmp_path: Path
+) -> None:
+    selector = ReplaySelector.from_file(file_of(tmp_path, recorded(number)))
+    pivot = decided(selector)
+    assert pivot is not None
+    np.testing.assert_allclose(pivot.box_xyxy, box, atol=1e-4)
+    assert (pivot.frame, pivot.score, pivot.phrase) == (10, pytest.approx(score), phrase)
+    assert selector.facts == {"boxes": "as recorded"}
+
+
+@pytest.mark.parametrize(("number", "shown"), [(4, SHOWN), (0, SHOWN), (-1, SHOWN), (1, {"boxes": []})])
+def test_a_number_beyond_the_recorded_boxes_drops_the_segment(number: int, shown: Any, tmp_path: Path) -> None:
+    assert decided(ReplaySelector.from_file(file_of(tmp_path, recorded(number, shown)))) is None
+
+
+def test_scores_and_phrases_may_be_missing_and_our_own_form_has_boxes_too(tmp_path: Path) -> None:
+    segments = [{"target_frame_id": 2, "target_object_id": 2, "boxes_info": {"boxes": SHOWN["boxes"]}}]
+    own = {"schema": "alref-edge.pivots/1", "sentences": [{"text": "a dog", "segments": segments}]}
+    pivot = decided(ReplaySelector.from_file(file_of(tmp_path, own)))
+    assert pivot is not None
+    assert (pivot.box_xyxy.tolist(), pivot.score) == (pytest.approx([40, 40, 60, 60]), 1.0)
+
+
+def test_grounding_anew_leaves_recorded_boxes_aside(tmp_path: Path) -> None:
+    selector = ReplaySelector.from_file(file_of(tmp_path, recorded(2)), ground_anew=True)
+    assert selector.facts == {"boxes": "grounded anew"}
+    pivot = pivot_in(selector, segment(0, 0, 10, 20, 30, 40), "a dog")
+    assert pivot is not None
+    assert pivot.box_xyxy.tolist() == [10, 1, 15, 6]
+    some = recorded(2)
+    some["res_list"].append({"target_frame_id": 1, "target_object_id": 1})
+    assert ReplaySelector.from_file(file_of(tmp_path, some)).facts == {"boxes": "as recorded or grounded anew"}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [1],
+        {},
+        {"boxes": [[0, 0, 1]]},
+        {"boxes": [[0, 0, 1, float("inf")]]},
+        {"boxes": [[0, 0, 1, "1"]]},
+        {**SHOWN, "logits": [0.5]},
+        {**SHOWN, "phrases": ["dog", "dog", 3]},
+    ],
+    ids=str,
+)
+def test_recorded_boxes_that_are_none_are_refused(shown: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="boxes_info"):
+        ReplaySelector.from_file(file_of(tmp_path, recorded(1, shown)))
 
 
 def test_an_unknown_sentence_names_the_known_ones(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from alref_edge.errors import InputError, MediaError, ProviderError
 from alref_edge.media import open_video
 from alref_edge.pipeline import Pipeline, Progress, RvosResult, RvosSettings, Segment
 from alref_edge.pipeline.pivots import Decision, Ground
+from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX
 from alref_edge.runtime.providers import CUDA, probe
 from alref_edge.types import Pivot
@@ -283,3 +285,20 @@ def test_results_outlive_the_pipeline_and_close_together(nano_bundle: Path, tmp_
         pass
     with pytest.raises(InputError, match="given back"):
         one.mask(0)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_recorded_boxes_are_tracked_as_they_were_shown(
+    number: int, pipeline: Pipeline, clip: Path, tmp_path: Path
+) -> None:
+    boxes = [[0.5, 0.5, 0.25, 0.5], [0.25, 0.75, 0.125, 0.25]]
+    answers = [{"target_frame_id": 2, "target_object_id": number, "boxes_info": {"boxes": boxes}}]
+    (tmp_path / "cot_two_stage.json").write_text(json.dumps({"exp": "a wall", "res_list": answers}))
+    (result,) = pipeline.rvos(clip, "a wall", selector=ReplaySelector.from_file(tmp_path / "cot_two_stage.json"))
+    pixels = [[120.0, 60.0, 200.0, 180.0], [60.0, 150.0, 100.0, 210.0]]
+    assert result.run.reasoning["boxes"] == "as recorded"
+    assert result.considered[10].boxes_n4.tolist() == pixels
+    assert result.fell_back == (number == 3)
+    if number < 3:
+        assert [(pivot.frame, pivot.box_xyxy.tolist()) for pivot in result.pivots] == [(10, pixels[number - 1])]
+        assert result.mask(10).any()
