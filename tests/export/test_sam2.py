@@ -283,7 +283,7 @@ def test_a_check_finds_a_wrong_graph(component: ComponentSpec, model: Any, tmp_p
     largest.raw_data = (np.frombuffer(largest.raw_data, np.float32) * 1.2).astype(np.float32).tobytes()
     onnx.save(wrong, tmp_path / "memory_encoder.onnx")
     paths = {**component.float32.graphs, "memory_encoder": tmp_path / "memory_encoder.onnx"}
-    with pytest.raises(EngineError, match="memory differs from the official module"):
+    with pytest.raises(EngineError, match="memory differs from the module"):
         check_graphs(model, graphs_of(model), paths)
 
 
