@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -20,6 +23,7 @@ IR_VERSION = 10
 # What is computed from constants of more numbers than this stays in the graph, and engines fold it when they load it:
 # a table made of its rows and columns, or a scaled weight, would be larger or rounder on disk than what it is made of.
 _FOLDED_NUMBERS = 256
+_SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: a list of modules, outermost first, then the call
 
 
 class _Positional(nn.Module):
@@ -42,7 +46,7 @@ def write_onnx(
     *,
     smallest: int | None = None,
 ) -> Path:
-    """Export a module, weights inside the file and equal ones once.
+    """Export a module, weights inside the file and equal ones once; nodes bear the names of their modules.
 
     Args:
         module: takes the inputs in their order.
@@ -79,6 +83,7 @@ def write_onnx(
     model = program.model_proto
     model.ir_version = IR_VERSION
     _keep_one_of_equal(model.graph)
+    _name_nodes(model.graph)
     for part in (
         model,
         model.graph,
@@ -93,6 +98,22 @@ def write_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Calls each node after the module that it comes from, such as `blocks.0.qkv/MatMul`, so that profiles tell."""
+    module_of: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for node in graph.node:
+        scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), None)
+        if scopes is None:  # made in the optimisation of others: it goes on where its input was made
+            module = module_of.get(node.input[0], "") if node.input else ""
+        else:
+            module = re.sub(r"^(module(\.|$))+|^_empty_.*", "", ["", *ast.literal_eval(scopes)][-2])
+        module_of.update(dict.fromkeys(node.output, module))
+        name = f"{module}/{node.op_type}" if module else node.op_type
+        count[name] += 1
+        node.name = name if count[name] == 1 else f"{name}_{count[name]}"
 
 
 def _keep_one_of_equal(graph: onnx.GraphProto) -> None:

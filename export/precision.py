@@ -156,7 +156,7 @@ class _Conversion:
                 for node in self.nodes:
                     for names in (node.input, node.output):
                         names[:] = [inner if name == each.name else name for name in names]
-                self.nodes.append(helper.make_node("Cast", [inner], [each.name], to=wanted))
+                self.nodes.append(helper.make_node("Cast", [inner], [each.name], f"{each.name}/Cast", to=wanted))
 
     def _convert(self, original: onnx.NodeProto) -> None:
         node = onnx.NodeProto()
@@ -209,7 +209,7 @@ class _Conversion:
 
     def _cast(self, name: str, wanted: int) -> str:
         made = f"{name}/{'float16' if wanted == HALF else 'float32'}"
-        self.nodes.append(helper.make_node("Cast", [name], [made], to=wanted))
+        self.nodes.append(helper.make_node("Cast", [name], [made], f"{made}/Cast", to=wanted))
         return made
 
 

@@ -1,4 +1,4 @@
-"""Weights stored once, and no wider than they are; names as short as can be.
+"""Weights stored once, and no wider than they are; values' names as short as can be.
 
 The graphs of a component, and its precisions, share decoder, embeddings and tables. Numbers that float16 holds exactly
 are stored in it, whatever type the graph wants: a Cast follows them, which engines fold when they load the graph. So
@@ -23,7 +23,7 @@ _ALIGN = 16
 
 
 def share_weights(graphs: Iterable[Path]) -> Path | None:
-    """Move the initialisers of graphs in one folder into one file beside them, equal ones once; shorten all names.
+    """Move the initialisers of graphs in one folder into one file beside them, equal ones once; shorten values' names.
 
     Args:
         graphs: `.onnx` files of one folder, weights inline; they are rewritten. Names of inputs and outputs stay.
@@ -74,21 +74,22 @@ def _narrow(graph: onnx.GraphProto) -> None:
             continue
         name = tensor.name
         tensor.CopyFrom(onnx.numpy_helper.from_array(narrow, f"{name}/stored"))
-        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], name=f"{name}/Cast", to=onnx.TensorProto.FLOAT)
+        )
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
 def _shorten(graph: onnx.GraphProto) -> None:
-    """Values get names of a letter or two, nodes none."""
+    """Values get names of a letter or two; nodes keep theirs."""
     fixed = {each.name for each in (*graph.input, *graph.output)}
     fresh = (name for name in _names() if name not in fixed)
     short = {name: name for name in fixed} | {"": ""}
     for tensor in graph.initializer:
         tensor.name = short.setdefault(tensor.name, next(fresh))
     for node in graph.node:
-        node.ClearField("name")
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 if name not in short:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
-from alref_edge.errors import EngineError, InputError
+from alref_edge.errors import InputError
 from export.beats.checkpoint import build_model, load_checkpoint
 from export.beats.configs import FBANK_MEAN, FBANK_STD, MEL_BINS, BeatsConfig, variant_of
 from export.beats.labels import Labels, named_labels, silence_of, write_labels
 from export.beats.model import BeatsModel
 from export.beats.seeding import seeded_checkpoint
 from export.bundle import ComponentSpec, GraphSet, source_of
+from export.graph_check import ExportedGraph
 from export.onnx_files import write_onnx
 from export.precision import check_precisions, write_float16
 
@@ -153,29 +153,13 @@ def check_graph(path: Path, examples: Sequence[Example], tolerance: float) -> fl
     Raises:
         EngineError: names, shapes or values differ.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, torch.get_num_threads())
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
-    if names != (["fbank"], ["probabilities"]):
-        raise EngineError(f"{path.name}: names differ.", expected="fbank to probabilities", got=names)
+    graph = ExportedGraph(path, path.name, ["fbank"], ["probabilities"])
     worst = 0.0
     for example in examples:
-        (got,) = session.run(None, {"fbank": example.fbank})
-        if got.shape != example.probabilities.shape or not np.isfinite(got).all():
-            raise EngineError(
-                f"{path.name}: the probabilities are wrong.",
-                expected=f"finite {example.probabilities.shape}",
-                got=got.shape,
-            )
-        worst = max(worst, float(np.abs(got - example.probabilities).max()))
-    if not worst <= tolerance:
-        raise EngineError(
-            f"{path.name} differs from its model.",
-            expected=f"at most {tolerance}",
-            got=f"{worst:.3g}",
-            mend="export with the pinned versions of export/constraints.txt.",
-        )
+        got = graph.run({"fbank": example.fbank}, {"probabilities": example.probabilities})
+        worst = max(worst, float(np.abs(got["probabilities"] - example.probabilities).max()))
+    if worst > tolerance:
+        raise graph.differs("probabilities", tolerance, f"{worst:.3g}")
     return worst
 
 

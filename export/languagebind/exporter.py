@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alref_edge.errors import EngineError, InputError
+from alref_edge.errors import InputError
 from alref_edge.models.languagebind.text import ClipTokenizer
 from export.bundle import ComponentSpec, GraphSet, source_of
+from export.graph_check import ExportedGraph
 from export.languagebind.configs import (
     AudioConfig,
     TextConfig,
@@ -140,27 +141,19 @@ def verify(
     Raises:
         EngineError: a distance is above the tolerance, or a name or a shape is another.
     """
-    import onnxruntime
     import torch
 
     worst = {}
     for name, path in graphs.items():
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
-        if names != ([INPUTS[name]], [OUTPUT]):
-            raise EngineError(f"The graph {name} has other inputs or outputs than its module.", got=names)
+        graph = ExportedGraph(path, f"The graph {name}", [INPUTS[name]], [OUTPUT])
         worst[name] = 0.0
         for example in examples[name]:
             with torch.inference_mode():
                 expected = modules[name](torch.from_numpy(example)).numpy()
-            (got,) = session.run([OUTPUT], {INPUTS[name]: example})
-            if got.shape != expected.shape:
-                raise EngineError(f"The graph {name} gives another shape.", expected=expected.shape, got=got.shape)
+            got = graph.run({INPUTS[name]: example}, {OUTPUT: expected})[OUTPUT]
             worst[name] = max(worst[name], float(np.linalg.norm(got - expected, axis=1).max()))
-        if not worst[name] <= tolerance:
-            raise EngineError(
-                f"The graph {name} differs from its module.", expected=f"at most {tolerance}", got=worst[name]
-            )
+        if worst[name] > tolerance:
+            raise graph.differs(OUTPUT, tolerance, worst[name])
     return worst
 
 

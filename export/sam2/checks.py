@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 
 from alref_edge.errors import EngineError
+from export.graph_check import ExportedGraph
 from export.sam2 import reference
 from export.sam2.graphs import Graph
 from export.sam2.reference import Arrays, Moment
@@ -106,25 +106,16 @@ def check_float16(graphs: Mapping[str, Graph], paths: Mapping[str, Path], runs: 
     accepted = dict.fromkeys(graphs, 0.0)
     for name, graph in graphs.items():
         feeds, expected = runs[name]
-        outputs = _run(graph, str(paths[name]), paths[name].name, feeds)
+        exported = _open(graph, paths[name])
+        outputs = exported.run(feeds, expected)
         for key, wanted in expected.items():
-            got = outputs[key].astype(np.float32)
-            if got.shape != wanted.shape or not np.isfinite(got).all():
-                raise EngineError(
-                    f"{paths[name].name}: {key} is wrong.", expected=f"finite {wanted.shape}", got=got.shape
-                )
-            limit = max(FLOAT16_ABSOLUTE, FLOAT16_RELATIVE * float(np.sqrt(np.mean(wanted**2))))
-            difference = float(np.sqrt(np.mean((got - wanted) ** 2)))
             if key in _CHOSEN.get(name, ()):
                 continue
+            limit = max(FLOAT16_ABSOLUTE, FLOAT16_RELATIVE * float(np.sqrt(np.mean(wanted**2))))
+            difference = float(np.sqrt(np.mean((outputs[key].astype(np.float32) - wanted) ** 2)))
             accepted[name] = max(accepted[name], limit)
             if difference > limit:
-                raise EngineError(
-                    f"{paths[name].name}: {key} is far from the official module's.",
-                    expected=f"at most {limit:.2g} (root mean square)",
-                    got=f"{difference:.3g}",
-                    mend="leave float16 out, or keep more of the graph in float32: export/precision.py.",
-                )
+                raise exported.differs(key, limit, f"{difference:.3g} (root mean square)")
     return accepted
 
 
@@ -141,39 +132,22 @@ def check(graph: Graph, path: Path, feeds: Arrays, expected: Arrays, *, present:
     Raises:
         EngineError: names, shapes or values differ.
     """
-    outputs = _run(graph, _with_presence(path) if present else str(path), path.name, feeds)
+    exported = _open(graph, path, _with_presence(path) if present else path)
+    outputs = exported.run(feeds, expected)
     widest = ABSOLUTE
     for name, wanted in expected.items():
-        got = outputs[name]
-        if got.shape != wanted.shape:
-            raise EngineError(f"{path.name}: the shape of {name} differs.", expected=wanted.shape, got=got.shape)
         limit = max(ABSOLUTE, RELATIVE * float(wanted.std()))
         widest = max(widest, limit)
         allowed = limit + (BFLOAT16 * np.abs(wanted) if name == "memory" else 0.0)
-        difference = np.abs(got - wanted)
+        difference = np.abs(outputs[name] - wanted)
         if not bool(np.all(difference <= allowed)):
-            raise EngineError(
-                f"{path.name}: {name} differs from the official module.",
-                expected=f"at most {limit:.2g}",
-                got=f"{float(np.nanmax(difference)):.3g} at standard deviation {float(wanted.std()):.3g}",
-                mend="export with the pinned versions of export/constraints.txt.",
-            )
+            got = f"{float(difference.max()):.3g} at standard deviation {float(wanted.std()):.3g}"
+            raise exported.differs(name, limit, got)
     return widest
 
 
-def _run(graph: Graph, source: str | bytes, name: str, feeds: Arrays) -> Arrays:
-    """Outputs of a graph, which must have its module's names, for feeds that are rounded where it takes float16."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, torch.get_num_threads())
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
-    if names != (list(graph.inputs), list(graph.outputs)):
-        raise EngineError(f"{name}: names differ.", expected=(list(graph.inputs), list(graph.outputs)), got=names)
-    given = {
-        each.name: feeds[each.name].astype(np.float16) if each.type == "tensor(float16)" else feeds[each.name]
-        for each in session.get_inputs()
-    }
-    return dict(zip(graph.outputs, session.run(None, given), strict=True))
+def _open(graph: Graph, path: Path, source: Path | bytes | None = None) -> ExportedGraph:
+    return ExportedGraph(path if source is None else source, path.name, tuple(graph.inputs), graph.outputs)
 
 
 @contextmanager

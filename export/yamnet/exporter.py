@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from alref_edge.errors import EngineError, InputError
+from alref_edge.errors import InputError
 from export.bundle import ComponentSpec, GraphSet, source_of
+from export.graph_check import ExportedGraph
 from export.onnx_files import write_onnx
 from export.precision import check_precisions, write_float16
 from export.yamnet.keras_file import read_weights, seeded_weights
@@ -113,26 +114,15 @@ def check(path: Path, run: Run, tolerance: float) -> dict[str, float]:
     Raises:
         EngineError: a name or a shape is another, or a difference above the tolerance.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = ([each.name for each in session.get_inputs()], [each.name for each in session.get_outputs()])
-    if names != (["patches"], list(OUTPUTS)):
-        raise EngineError(f"{path.name}: names differ.", expected=(["patches"], list(OUTPUTS)), got=names)
+    graph = ExportedGraph(path, path.name, ["patches"], OUTPUTS)
     worst = dict.fromkeys(OUTPUTS, 0.0)
     for count in (len(run.patches_ntm), 1):
-        answers = session.run(None, {"patches": run.patches_ntm[:count]})
-        for name, got in zip(OUTPUTS, answers, strict=True):
-            wanted = run.expected[name][:count]
-            if got.shape != wanted.shape:
-                raise EngineError(f"{path.name}: the shape of {name} differs.", expected=wanted.shape, got=got.shape)
-            scale = 1.0 if name == "scores" else max(1.0, float(np.abs(wanted).max()))
-            difference = float(np.abs(got - wanted).max()) / scale
-            worst[name] = max(worst[name], difference)
-            if not difference <= tolerance:
-                raise EngineError(
-                    f"{path.name}: {name} differ from the module's.", expected=f"at most {tolerance}", got=difference
-                )
+        expected = {name: wanted[:count] for name, wanted in run.expected.items()}
+        for name, got in graph.run({"patches": run.patches_ntm[:count]}, expected).items():
+            scale = 1.0 if name == "scores" else max(1.0, float(np.abs(expected[name]).max()))
+            worst[name] = max(worst[name], float(np.abs(got - expected[name]).max()) / scale)
+            if worst[name] > tolerance:
+                raise graph.differs(name, tolerance, worst[name])
     return worst
 
 

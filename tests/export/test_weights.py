@@ -91,7 +91,14 @@ def test_names_are_short_but_those_of_inputs_and_outputs(tmp_path: Path) -> None
     assert [each.name for each in graph.output] == [f"y{i}" for i in range(len(WEIGHTS))]
     values = {name for node in graph.node for name in (*node.input, *node.output)}
     assert max(map(len, values)) <= 2
-    assert not any(node.name for node in graph.node)
+
+
+def test_nodes_have_a_name_each(tmp_path: Path) -> None:
+    write(tmp_path / "graph.onnx", WEIGHTS)
+    share_weights([tmp_path / "graph.onnx"])
+    names = [node.name for node in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.node]
+    assert {"first 0", "second 0", "narrow/Cast"} <= set(names)
+    assert len(set(names)) == len(names)
 
 
 def test_graphs_without_large_weights_have_no_file_of_weights(tmp_path: Path) -> None:
