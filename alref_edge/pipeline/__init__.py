@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.bundle import Bundle
-from alref_edge.errors import BundleError, InputError, MediaError
+from alref_edge.errors import BundleError, InputError, MediaError, quoted
 from alref_edge.media import AudioLimits, Limits, VideoSource, decode_audio, open_video
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.models.audio.mel import checked_wave
@@ -387,14 +387,15 @@ def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:
             "The number of sentences is out of range.", expected=f"1 to {_MOST_SENTENCES}", got=len(texts),
             mend="give at least one with --text.",
         )  # fmt: skip
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            raise InputError("A sentence is empty.", got=repr(text), mend="say in words what to look for.")
+            got = f"{quoted(text) if isinstance(text, str) else repr(text)[:60]} as number {number} of {len(texts)}"
+            raise InputError("A sentence is empty.", got=got, mend="say in words what to look for.")
         if len(text) > _MOST_CHARACTERS:
             raise InputError(
                 "A sentence is too long.",
                 expected=f"at most {_MOST_CHARACTERS} characters",
-                got=f"{len(text)} characters",
+                got=f"{len(text)} characters in {quoted(text)}",
                 mend="shorten it, or split it into several sentences.",
             )
     return [text.strip() for text in texts]

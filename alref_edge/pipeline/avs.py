@@ -197,7 +197,7 @@ def track(
         tracking = ObjectTracking(networks, source, settings, watch, cache_bytes, heard.frames)
         try:
             for frame, image in _images(source, {pivot.frame for pivot in starts.values()}, watch).items():
-                boxes = {number: pivot.box_xyxy for number, pivot in starts.items() if pivot.frame == frame}
+                boxes = {number: pivot.prompt_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
             tracking.follow({number: pivot.frame for number, pivot in starts.items()}, masks)
         finally:

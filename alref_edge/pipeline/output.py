@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from alref_edge import __version__
-from alref_edge.errors import AlrefError, CapacityError, InputError
+from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
@@ -100,22 +100,27 @@ class ResultFolder:
         """
         watch = watch or Watch()
         run = results.report if isinstance(results, AvsRun) else results[0].run
-        general = results.warnings if isinstance(results, AvsRun) else ()
-        warnings = list(dict.fromkeys([*general, *(warning for result in results for warning in result.warnings)]))
+        warnings = _warnings(results)
+        names = _Names(source.frame_names)
         entries = []
         try:
             for result in results:
                 with watch.stage("write"):
-                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), watch)})
+                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), names, watch)})
             if isinstance(results, AvsRun) and self._semantic:
                 with watch.stage("write"):
-                    self._write_classes(results)
+                    self._write_classes(results, names)
             if self._overlay:
                 warnings += self._write_overlay(results, run.frame_count, source, watch)
             record = {
                 "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
                 "alref_edge": __version__,
-                "input": {**asdict(run.info), "path": run.video, "frames": run.frame_count},
+                "input": {
+                    **asdict(run.info),
+                    "path": run.video,
+                    "frames": run.frame_count,
+                    "frame_names": source.frame_names,
+                },
                 "bundle": {
                     "name": run.bundle,
                     "sha256": run.bundle_sha256,
@@ -145,7 +150,7 @@ class ResultFolder:
         written: dict[str, Any] = json.loads(text)
         return written
 
-    def _write_masks(self, result: MaskResult, count: int, watch: Watch) -> dict[str, str]:
+    def _write_masks(self, result: MaskResult, count: int, names: _Names, watch: Watch) -> dict[str, str]:
         if self._masks == "none":
             return {"format": "none"}
         name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
@@ -155,22 +160,23 @@ class ResultFolder:
         if self._masks == "rle":
             with (where / f"{name}.json").open("w", encoding="ascii") as file:
                 for frame, rle in result.rles():
-                    file.write(("[\n" if frame == 0 else ",\n") + json.dumps(rle))
+                    entry = json.dumps({**names.entry(frame), **rle})
+                    file.write(("[\n" if frame == 0 else ",\n") + entry)
                     watch.report("masks", done + frame + 1, total)
                 file.write("\n]\n")
             return {"format": "rle", "file": f"{MASKS}/{name}.json"}
         (where / name).mkdir()
         for frame, mask_hw in result.masks():
             label = np.uint8(1 + result.index % 255)
-            write_indexed_png(where / name / f"{frame:05d}.png", mask_hw.astype(np.uint8) * label)
+            write_indexed_png(names.free(where / name, frame), mask_hw.astype(np.uint8) * label)
             watch.report("masks", done + frame + 1, total)
         return {"format": "png", "folder": f"{MASKS}/{name}"}
 
-    def _write_classes(self, run: AvsRun) -> None:
+    def _write_classes(self, run: AvsRun, names: _Names) -> None:
         where = self.partial / SEMANTIC
         where.mkdir()
         for frame in range(run.report.frame_count):
-            write_indexed_png(where / f"{frame:05d}.png", run.class_map(frame))
+            write_indexed_png(names.free(where, frame), run.class_map(frame))
 
     def _write_overlay(self, results: Sequence[MaskResult], count: int, source: VideoSource, watch: Watch) -> list[str]:
         info = source.info
@@ -254,6 +260,45 @@ def slug(sentence: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
 
 
+class _Names:
+    """What the files of frames are called: as a folder's frames are, else by their index."""
+
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self._names = names
+
+    def free(self, folder: Path, frame: int) -> Path:
+        """The path of a frame's PNG, which is not there yet.
+
+        Raises:
+            InputError: it is, since the disk takes two names for one, such as `a.png` and `A.png`.
+        """
+        path = folder / f"{f'{frame:05d}' if self._names is None else self._names[frame]}.png"
+        if self._names is not None and os.path.lexists(path):
+            raise InputError(
+                "Two frames would have their masks in one file.",
+                expected="names that the disk of the output folder tells apart",
+                got=f"{self._names[frame]!r} a second time, in other letters",
+                mend="give the frames other names, or take --masks rle.",
+            )
+        return path
+
+    def entry(self, frame: int) -> dict[str, str]:
+        """What a list that goes by index says of a frame beside its mask."""
+        return {} if self._names is None else {"name": self._names[frame]}
+
+
+def _warnings(results: Sequence[MaskResult]) -> list[str]:
+    """What the user should know of the whole, and of each sentence by its name; each once."""
+    if isinstance(results, AvsRun):
+        return list(dict.fromkeys([*results.warnings, *(warning for each in results for warning in each.warnings)]))
+    named = (
+        f"{quoted(result.label)}: {warning}" if warning in result.own_warnings else warning
+        for result in results
+        for warning in result.warnings
+    )
+    return list(dict.fromkeys(named))
+
+
 def _entry(result: MaskResult) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "pivots": [_pivot(pivot) for pivot in result.pivots],
@@ -287,7 +332,9 @@ def _sound(run: AvsRun) -> dict[str, Any]:
 
 
 def _pivot(pivot: Pivot) -> dict[str, Any]:
-    return {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+    entry = {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+    beyond = not np.array_equal(pivot.prompt_xyxy, pivot.box_xyxy)
+    return {**entry, **({"prompt_box": pivot.prompt_xyxy.tolist()} if beyond else {})}
 
 
 def _detections(found: Detections) -> dict[str, Any]:

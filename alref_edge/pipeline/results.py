@@ -112,9 +112,10 @@ class MaskResult:
         index: number of the sentence or object, from 0.
         label: what was looked for.
         pivots: frames and boxes from which it was tracked, ascending; none if no box was found.
-        considered: the boxes looked at, by frame, as they were shown to the selector.
+        considered: the boxes looked at, by frame, in the order in which they were shown to the selector.
         warnings: what the user should know.
         run: what all results of the run have in common.
+        own_warnings: those of `warnings` that are about this sentence or object alone.
     """
 
     index: int
@@ -124,6 +125,7 @@ class MaskResult:
     warnings: tuple[str, ...]
     run: RunReport
     _masks: MaskStore = field(repr=False, compare=False)
+    own_warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def frame_count(self) -> int:
@@ -175,18 +177,20 @@ class RvosResult(MaskResult):
 
     @classmethod
     def of(cls, index: int, query: Query, general: Sequence[str], report: RunReport, masks: MaskStore) -> RvosResult:
-        """The result of a query that went through the method."""
+        """The result of a query that went through the method; its boxes are clipped to the frame."""
+        size = report.info.width, report.info.height
         return cls(
             index=index,
             label=query.text,
-            pivots=tuple(query.pivots),
-            considered=dict(sorted(query.considered.items())),
+            pivots=tuple(pivot.clipped(*size) for pivot in query.pivots),
+            considered={frame: found.clipped(*size) for frame, found in sorted(query.considered.items())},
             warnings=(*general, *query.warnings),
             run=report,
             _masks=masks,
             decisions=dict(sorted(query.decisions.items())),
             start_frame=query.start if query.pivots else None,
             fell_back=query.fell_back,
+            own_warnings=tuple(query.warnings),
         )
 
     @property
@@ -261,6 +265,7 @@ class AvsRun(Sequence[AvsResult]):
         masks: MaskStore,
     ) -> AvsRun:
         """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
+        size = report.info.width, report.info.height
         objects = []
         for name, index in numbers.items():
             mine = [each for heard in found for each in heard.objects if each.name == name]
@@ -269,8 +274,8 @@ class AvsRun(Sequence[AvsResult]):
                 AvsResult(
                     index=index,
                     label=name,
-                    pivots=tuple(each.pivot for each in mine if each.pivot is not None),
-                    considered={each.frame: each.considered for each in mine},
+                    pivots=tuple(each.pivot.clipped(*size) for each in mine if each.pivot is not None),
+                    considered={each.frame: each.considered.clipped(*size) for each in mine},
                     warnings=tuple(warning for each in mine for warning in each.warnings),
                     run=report,
                     _masks=masks,
