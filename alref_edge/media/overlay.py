@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alref_edge.errors import InputError, MediaError
+from alref_edge.media.lettering import drawable, label_font
 from alref_edge.media.palette import object_colour
 from alref_edge.media.partial import open_beside, publish, unwritable
 
@@ -28,6 +29,7 @@ _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("h264_v4l2m2m", {}),
     ("mpeg4", {"qscale": "3"}),
 )
+_MOST_NAMED = 8
 TICKS = 60_000
 """Ticks a second of an overlay's clock.
 
@@ -48,7 +50,7 @@ def draw_overlay(
     Args:
         image_hw3_u8: RGB uint8 `[H, W, 3]`.
         masks_nhw: bool `[N, H, W]`; later ones lie on top.
-        labels: N texts, or none.
+        labels: N texts, or none; see `drawable` for characters that the font lacks.
         objects: N object numbers, which choose the colours; 0 to N - 1 by default.
         alpha: share of the colour inside the outline, 0 to 1.
 
@@ -81,7 +83,7 @@ def draw_overlay(
         places.append((n, left, top))
     taken: list[tuple[int, int, int, int]] = []
     for n, left, top in places:
-        if labels and labels[n].strip():
+        if labels and drawable(labels[n])[0]:
             colour = object_colour(objects[n] if objects is not None else n)
             patch = _label(labels[n], colour, _text_size(height), width)
             picture.paste(patch, _place(patch.size, left, top, width, height, taken))
@@ -118,30 +120,35 @@ def _place(
 
 @lru_cache(maxsize=256)
 def _label(text: str, colour: tuple[int, int, int], size: int, width: int) -> PilImage:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    text = " ".join(text.split())
-    font = ImageFont.load_default(size)
+    text, _ = drawable(text)
+    font = label_font(size)
+    ascent, descent = font.getmetrics()
     pad = max(2, size // 4)
     room = width - 2 * pad
-
-    def length(words: str) -> float:
-        try:
-            return font.getlength(words)
-        except UnicodeEncodeError:
-            return float("inf")
-
-    if length(text) == float("inf"):
-        text = text.encode("ascii", "replace").decode()
-    if length(text) > room:
-        while text and length(text + "...") > room:
-            text = text[: max(0, min(len(text) - 1, int(len(text) * room / length(text + "..."))))]
+    if font.getlength(text) > room:
+        while text and font.getlength(text + "...") > room:
+            text = text[: max(0, min(len(text) - 1, int(len(text) * room / font.getlength(text + "..."))))]
         text += "..."
-    patch = Image.new("RGB", (max(1, int(length(text)) + 2 * pad), size + 2 * pad), colour)
+    patch = Image.new("RGB", (max(1, int(font.getlength(text)) + 2 * pad), ascent + descent), colour)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     ink = (0, 0, 0) if luma > 140 else (255, 255, 255)
-    ImageDraw.Draw(patch).text((pad, pad + size / 2), text, ink, font=font, anchor="lm")
+    ImageDraw.Draw(patch).text((pad, 0), text, ink, font=font)
     return patch.crop((0, 0, min(patch.width, width), patch.height))
+
+
+def _lacking(labels: Sequence[str]) -> list[str]:
+    """A warning about the characters of some labels that cannot be drawn, if there are any."""
+    lacking = list(dict.fromkeys(char for label in labels for char in drawable(label)[1]))
+    if not lacking:
+        return []
+    named = ", ".join(repr(char) for char in lacking[:_MOST_NAMED])
+    more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
+    return [
+        f"the overlay's font (Latin, Greek, Cyrillic) lacks {named}{more}: code points stand in the labels, "
+        "the full texts in result.json and the report"
+    ]
 
 
 class OverlayWriter:
@@ -160,7 +167,7 @@ class OverlayWriter:
     Attributes:
         codec: the encoder in use.
         frames: frames written so far.
-        warnings: what the user should know, in words (no H.264 encoder in this PyAV).
+        warnings: what the user should know, in words (no H.264 encoder in this PyAV; labels that cannot be drawn).
 
     Raises:
         InputError: sizes or a rate out of range, or a path that cannot be written.
@@ -191,7 +198,7 @@ class OverlayWriter:
         if self.fps <= 0:
             raise InputError("An overlay's rate is out of range.", expected="at least 0.0001 frames/s", got=fps)
         self.frames = 0
-        self.warnings: list[str] = []
+        self.warnings: list[str] = _lacking(labels)
         self._labels = tuple(labels)
         self._alpha, self._crf = alpha, crf
         self._last = -1
