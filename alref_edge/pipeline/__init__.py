@@ -316,6 +316,7 @@ class Pipeline:
             wave,
             Clock.of(source).second_of_frame,
             masks,
+            None if isinstance(sound, np.ndarray) else source.path if sound is None else Path(sound),
         )
 
     def sound_selector(self, settings: AvsSettings | None = None) -> GroundingSoundSelector:

@@ -18,7 +18,7 @@ import numpy as np
 from alref_edge import __version__
 from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
-from alref_edge.media.overlay import TICKS
+from alref_edge.media.overlay import TICKS, write_overlay_png
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
@@ -26,7 +26,7 @@ from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport
 from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
-OVERLAY = "overlay.mp4"
+OVERLAY, OVERLAY_OF_IMAGE = "overlay.mp4", "overlay.png"
 MASKS = "masks"
 SEMANTIC = "semantic"
 AVS_SCHEMA = "alref-edge.avs/1"
@@ -39,8 +39,8 @@ _SLOWEST, _FASTEST = 0.001, 1000.0
 class ResultFolder:
     """The output folder of one run, filled beside its name and renamed at the end.
 
-    A block that ends well leaves `result.json`, `masks/` and `overlay.mp4` under the name; any other end leaves what
-    was there before.
+    A block that ends well leaves `result.json`, `masks/` and `overlay.mp4` (of an image `overlay.png`) under the name;
+    any other end leaves what was there before.
 
         with ResultFolder("out") as folder:
             folder.write(list(pipeline.rvos(...)), source)
@@ -49,7 +49,7 @@ class ResultFolder:
         path: its name; of a symbolic link, the folder that it points to.
         overwrite: replace a result that is there; a folder that holds anything else is never replaced.
         masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
-        overlay: also write a video with the masks drawn over the frames.
+        overlay: also write a video with the masks drawn over the frames, and with the sound of the video or of the run.
         extras: which of `EXTRAS` the caller writes into `partial` before the block ends.
         semantic: also write `semantic/`, an indexed PNG a frame whose values are classes; of sounding objects alone.
 
@@ -110,8 +110,13 @@ class ResultFolder:
             if isinstance(results, AvsRun) and self._semantic:
                 with watch.stage("write"):
                     self._write_classes(results, names)
+            notes: list[str] = []
+            overlay = OVERLAY_OF_IMAGE if source.info.kind == "image" else OVERLAY
             if self._overlay:
-                warnings += self._write_overlay(results, run.frame_count, source, watch)
+                with watch.stage("overlay"):
+                    write_overlay = self._write_image if overlay == OVERLAY_OF_IMAGE else self._write_overlay
+                    more, notes = write_overlay(results, source, watch)
+                warnings += more
             record = {
                 "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
                 "alref_edge": __version__,
@@ -136,11 +141,12 @@ class ResultFolder:
                     if isinstance(results, AvsRun)
                     else {"sentences": entries}
                 ),
-                "overlay": OVERLAY if self._overlay else None,
+                "overlay": overlay if self._overlay else None,
                 "extras": list(self._extras),
                 "counters": dict(run.counters),
                 "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
                 "warnings": warnings,
+                "notes": notes,
             }
             text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(record, indent=1, ensure_ascii=False))
             (self.partial / RESULT).write_text(text + "\n", encoding="utf-8")
@@ -178,27 +184,42 @@ class ResultFolder:
         for frame in range(run.report.frame_count):
             write_indexed_png(names.free(where, frame), run.class_map(frame))
 
-    def _write_overlay(self, results: Sequence[MaskResult], count: int, source: VideoSource, watch: Watch) -> list[str]:
-        info = source.info
+    def _write_overlay(
+        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+    ) -> tuple[list[str], list[str]]:
+        """The overlay video; its warnings and notes."""
+        info, count = source.info, source.frame_count()
         fps = min(max(info.fps, _SLOWEST), _FASTEST)
         times = source.times_s() if info.kind == "video" else None
+        sound = results.sound if isinstance(results, AvsRun) else source.path if info.kind == "video" else None
+        from_s = float(times[0]) if times is not None and sound == source.path else None
         last = -1
-        with (
-            watch.stage("overlay"),
-            OverlayWriter(
-                self.partial / OVERLAY, info.width, info.height, fps, labels=[each.label for each in results]
-            ) as writer,
-        ):
+        with OverlayWriter(
+            self.partial / OVERLAY,
+            info.width,
+            info.height,
+            fps,
+            labels=[each.label for each in results],
+            sound=sound,
+            sound_from_s=from_s,
+        ) as writer:
             for frame, image in source.frames():
-                masks_nhw = np.zeros((len(results), info.height, info.width), bool)
-                for row, result in enumerate(results):
-                    masks_nhw[row] = result.mask(frame)
                 if times is not None:
                     # A video's clock may be finer than the overlay's.
                     last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
-                writer.write(image, masks_nhw, time_s=None if times is None else last / TICKS)
+                time_s = None if times is None else last / TICKS
+                writer.write(image, _masks_on(frame, results, source), time_s=time_s)
                 watch.report("overlay", frame + 1, count)
-        return writer.warnings
+        return writer.warnings, writer.notes
+
+    def _write_image(
+        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+    ) -> tuple[list[str], list[str]]:
+        labels = [each.label for each in results]
+        path, masks_nhw = self.partial / OVERLAY_OF_IMAGE, _masks_on(0, results, source)
+        notes = write_overlay_png(path, source.frame(0), masks_nhw, labels)
+        watch.report("overlay", 1, 1)
+        return [], notes
 
     def _check_free(self, overwrite: bool) -> bool:
         """Whether a result is there that may be replaced. InputError if anything is there that may not be."""
@@ -221,7 +242,7 @@ class ResultFolder:
                     mend="give another name with --out, or replace the result in it with --overwrite.",
                 )
             record = _record_at(path / RESULT)
-            others = names - {RESULT, OVERLAY, MASKS, SEMANTIC, *_extras_of(record)}
+            others = names - {RESULT, OVERLAY, OVERLAY_OF_IMAGE, MASKS, SEMANTIC, *_extras_of(record)}
             if others or record is None:
                 raise InputError(
                     f"The output folder {path} holds something else than a result.",
@@ -258,6 +279,14 @@ def slug(sentence: str) -> str:
     """A sentence as part of a file name: letters and digits of ASCII, joined by dashes, at most 40."""
     plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
+
+
+def _masks_on(frame: int, results: Sequence[MaskResult], source: VideoSource) -> np.ndarray:
+    """bool `[N, H, W]`."""
+    masks_nhw = np.zeros((len(results), source.info.height, source.info.width), bool)
+    for row, result in enumerate(results):
+        masks_nhw[row] = result.mask(frame)
+    return masks_nhw
 
 
 class _Names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -240,6 +241,7 @@ class AvsRun(Sequence[AvsResult]):
             none of them, that of the nearest; empty if there are no categories.
         wave_16khz: the sound, float32 `[samples]`, from the first frame on.
         second_of_frame: the second of each frame, int64 `[T]`.
+        sound: the file that was listened to, which may be the video itself; None where it was given as samples.
     """
 
     objects: tuple[AvsResult, ...]
@@ -251,6 +253,7 @@ class AvsRun(Sequence[AvsResult]):
     wave_16khz: np.ndarray = field(repr=False)
     second_of_frame: np.ndarray = field(repr=False)
     _masks: MaskStore = field(repr=False)
+    sound: Path | None = None
 
     @classmethod
     def of(
@@ -263,6 +266,7 @@ class AvsRun(Sequence[AvsResult]):
         wave_16khz: np.ndarray,
         second_of_frame: np.ndarray,
         masks: MaskStore,
+        sound: Path | None = None,
     ) -> AvsRun:
         """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
         size = report.info.width, report.info.height
@@ -296,6 +300,7 @@ class AvsRun(Sequence[AvsResult]):
             wave_16khz=wave_16khz,
             second_of_frame=second_of_frame,
             _masks=masks,
+            sound=sound,
         )
 
     def mask(self, frame: int) -> np.ndarray:

@@ -255,14 +255,15 @@ def test_labels_in_other_scripts_are_told_of_once(tmp_path: Path) -> None:
     texts = ["große ñandú", "красный", "红色", "红 \x1b[31m"]
     with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=texts[:2]) as writer:
         writer.write(GREY[:48, :64], np.zeros((2, 48, 64), bool))
-    assert writer.warnings == []
+    assert writer.notes == []
     with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=texts) as writer:
         writer.write(GREY[:48, :64], np.ones((4, 48, 64), bool))
-    (warning,) = writer.warnings
-    assert r"lacks '红', '色', '\x1b': code points" in warning
+    assert writer.warnings == []
+    (note,) = writer.notes
+    assert r"lacks '红', '色', '\x1b': code points" in note
     with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=["一二三四五六七八九十"]) as writer:
         writer.write(GREY[:48, :64], np.ones((1, 48, 64), bool))
-    assert "'八' and 2 more" in writer.warnings[0]
+    assert "'八' and 2 more" in writer.notes[0]
 
 
 @pytest.mark.parametrize("text", ["große", "красный", "ἀρχή", "x" * 400, "红色红色红色红色红色红色红色"])

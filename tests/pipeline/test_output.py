@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from alref_edge.errors import CapacityError, InputError
-from alref_edge.media import decode_rle, open_video
+from alref_edge.media import decode_audio, decode_rle, open_video, probe_audio
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.output import ResultFolder, slug
 from alref_edge.pipeline.replay import ReplaySelector
@@ -24,6 +24,7 @@ from alref_edge.pipeline.rvos import Query
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections, Pivot
 from tests.media.clips import make_clip, make_folder
+from tests.media.sounds import make_sound_file
 
 SENTENCES = ["The red ball!", "犬"]
 
@@ -465,3 +466,68 @@ def test_warnings_of_a_sentence_name_it_and_those_of_the_whole_stand_once(
         r"'the \x1b[31mred\nball': odd",
     ]
     assert [entry["warnings"] for entry in record["sentences"]] == [["general", "lost"]] * 2 + [["general", "odd"]]
+
+
+def test_characters_that_the_overlay_cannot_draw_are_noted(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    for labels, lacks in ((["große", "собака"], ""), (["红 große", "\x1b[31m"], r"lacks '红', '\x1b': code points")):
+        labelled = [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
+        with ResultFolder(tmp_path / "out", masks="none", overwrite=True) as folder:
+            notes = folder.write(labelled, open_video(clip))["notes"]
+        assert len(notes) == bool(lacks)
+        assert lacks in "".join(notes)
+
+
+def test_an_images_overlay_is_an_image(tmp_path: Path, results: list[RvosResult], masks: np.ndarray) -> None:
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "image.png")
+    source = open_video(tmp_path / "image.png")
+    run = replace(results[0].run, frame_count=1, info=source.info)
+    shown = [replace(result, run=run, label=label) for result, label in zip(results, ("a", "犬"), strict=True)]
+    for overlay in (True, False, True):
+        with ResultFolder(tmp_path / "out", overwrite=True, overlay=overlay) as folder:
+            record = folder.write(shown, source)
+        assert record["overlay"] == ("overlay.png" if overlay else None)
+        assert sorted(os.listdir(tmp_path / "out")) == ["masks", *["overlay.png"] * overlay, "result.json"]
+    with Image.open(tmp_path / "out" / "overlay.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
+        drawn = np.asarray(image)
+    assert (drawn[masks[0, 0] & ~masks[1, 0]] != 90).any()
+    assert "犬" in record["notes"][0]
+    assert os.listdir(tmp_path / "out" / "masks" / "00-a") == ["00000.png"]
+
+
+def heard(path: Path) -> np.ndarray:
+    """When a click is heard, in seconds after the first frame."""
+    loud = np.flatnonzero(np.abs(decode_audio(path, origin_s=float(open_video(path).times_s()[0])).wave) > 0.2)
+    return loud[np.insert(np.diff(loud) > 1600, 0, True)] / 16_000
+
+
+def clicks(*at_s: float, seconds: float, rate: int = 48_000) -> np.ndarray:
+    sound = np.zeros(round(seconds * rate))
+    for time_s in at_s:
+        start = round(time_s * rate)
+        sound[start : start + rate // 100] = 0.8
+    return sound
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.4])
+def test_the_overlay_keeps_the_sound_of_its_video(tmp_path: Path, results: list[RvosResult], start_s: float) -> None:
+    sound = clicks(0.2, 0.6, 0.9, seconds=1.0)
+    video = make_sound_file(tmp_path / "v.mp4", sound, 48_000, "aac", picture=True, start_s=start_s)
+    source = open_video(video)
+    frames = source.frame_count()
+    store = MaskStore(1, frames, 48, 64)
+    run = replace(results[0].run, frame_count=frames)
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        record = folder.write([replace(results[0], run=run, _masks=store)], source)
+    assert record["warnings"] == ["careful"]
+    np.testing.assert_allclose(heard(tmp_path / "out" / "overlay.mp4"), start_s + np.array([0.2, 0.6, 0.9]), atol=2e-3)
+    assert probe_audio(tmp_path / "out" / "overlay.mp4").codec == "aac"
+
+
+def test_a_folders_overlay_is_silent_where_no_sound_is_given(tmp_path: Path, results: list[RvosResult]) -> None:
+    source = open_video(make_folder(tmp_path / "frames", 4, (64, 48)))
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        folder.write(results, source)
+    assert probe_audio(tmp_path / "out" / "overlay.mp4") is None
