@@ -160,3 +160,12 @@ def test_what_goes_wrong_on_the_way_ends_the_sound_and_not_the_video(
     (warning,) = overlay(tmp_path / "overlay.mp4", sound, 2.0).warnings
     assert warning == "the overlay's sound ends early: the disk is gone"
     assert length_s(tmp_path / "overlay.mp4") < 1.0
+
+
+def test_a_name_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_sound_file(tmp_path / "take:1.mp4", clicks(48_000), 48_000, "aac", picture=True)
+    source = open_video("./take:1.mp4")
+    assert decode_audio(source.path).wave.any()
+    assert overlay(tmp_path / "overlay.mp4", source.path, 2.0, 0.0).warnings == []
+    np.testing.assert_allclose(heard(tmp_path / "overlay.mp4"), CLICKS_S[:3], atol=2e-3)
