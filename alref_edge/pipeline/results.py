@@ -269,7 +269,6 @@ class AvsRun(Sequence[AvsResult]):
         sound: Path | None = None,
     ) -> AvsRun:
         """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
-        size = report.info.width, report.info.height
         objects = []
         for name, index in numbers.items():
             mine = [each for heard in found for each in heard.objects if each.name == name]
@@ -278,8 +277,8 @@ class AvsRun(Sequence[AvsResult]):
                 AvsResult(
                     index=index,
                     label=name,
-                    pivots=tuple(each.pivot.clipped(*size) for each in mine if each.pivot is not None),
-                    considered={each.frame: each.considered.clipped(*size) for each in mine},
+                    pivots=tuple(each.pivot for each in mine if each.pivot is not None),
+                    considered={each.frame: each.considered for each in mine},
                     warnings=tuple(warning for each in mine for warning in each.warnings),
                     run=report,
                     _masks=masks,

@@ -169,3 +169,17 @@ def test_a_name_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.M
     assert decode_audio(source.path).wave.any()
     assert overlay(tmp_path / "overlay.mp4", source.path, 2.0, 0.0).warnings == []
     np.testing.assert_allclose(heard(tmp_path / "overlay.mp4"), CLICKS_S[:3], atol=2e-3)
+
+
+def test_an_error_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
+    sound = make_sound_file(tmp_path / "a.wav", clicks(16_000), 16_000)
+
+    def fail() -> None:
+        with OverlayWriter(tmp_path / "overlay.mp4", 64, 48, FPS, sound=sound) as writer:
+            writer.write(np.zeros((48, 64, 3), np.uint8), np.zeros((0, 48, 64), bool))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+    sound.unlink()
