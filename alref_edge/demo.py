@@ -125,7 +125,8 @@ def run_demo(
             run = replace(run, report=replace(run.report, video=video))
             truth["sound"] = _sound_as_json(scene, track, run)
             with ResultFolder(folder.partial / SOUND) as inner:
-                also.append(_shown(scene, track, run, inner.write(run, source, Watch(progress=progress))))
+                written = inner.write(run, source, Watch(progress=progress))
+                also.append(_shown(scene, track, run, written, truth["sound"]["j"]))
         title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
         write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)
         with written_beside(folder.partial / TRUTH) as file:
@@ -154,8 +155,11 @@ def _truth(scene: Scene, expression: Expression, result: RvosResult) -> Truth:
     return Truth.of(result, lambda frame: scene.labels(frame) == expression.target, expression.kind)
 
 
-def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, Any]) -> Shown:
-    """What sounds, each category with its truth: the objects of its shape, in the seconds in which they sound."""
+def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, Any], j: float) -> Shown:
+    """What sounds, each category with its truth: the objects of its shape, in the seconds in which they sound.
+
+    `j` is that of all that sounds, as it is printed.
+    """
 
     def truth(result: AvsResult) -> Truth:
         mine = {number for number, each in enumerate(scene.objects) if each.shape == result.label}
@@ -165,7 +169,7 @@ def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, An
 
         return Truth.of(result, mask)
 
-    return Shown(record, run, [truth(result) for result in run])
+    return Shown(record, run, [truth(result) for result in run], j)
 
 
 def _as_json(seed: int, chosen: list[Expression], truths: list[Truth]) -> dict[str, Any]:

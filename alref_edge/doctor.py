@@ -12,7 +12,7 @@ from typing import Any
 from alref_edge import __version__
 from alref_edge.errors import AlrefError
 
-_NEEDED = ("numpy", "av", "pillow", "pycocotools", "soxr", "tokenizers", "typer")
+_NEEDED = ("numpy", "av", "pillow", "pycocotools", "pymupdf-fonts", "soxr", "tokenizers", "typer")
 _BACKENDS = ("onnxruntime", "onnxruntime-gpu", "tensorrt")
 _OTHERS = (
     "torch",
@@ -102,7 +102,9 @@ def _version(name: str) -> str | None:
 
 def _package(name: str) -> Finding:
     """A package that the runtime cannot do without: imported, not only looked up, since a wheel may not fit."""
-    module = {"pillow": "PIL.Image", "pycocotools": "pycocotools.mask"}.get(name, name)
+    module = {"pillow": "PIL.Image", "pycocotools": "pycocotools.mask", "pymupdf-fonts": "pymupdf_fonts"}.get(
+        name, name
+    )
     try:
         __import__(module)
     except Exception as error:  # a broken binary raises whatever it likes

@@ -33,6 +33,11 @@ class AlrefError(Exception):
         return text
 
 
+def quoted(text: str, most: int = 60) -> str:
+    """A user's text as a message names it: quoted, on one line, control characters escaped, a long end cut off."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
 class InputError(AlrefError):
     """A request that makes no sense: an empty sentence, a pivot outside the video, an unwritable output folder."""
 

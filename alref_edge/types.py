@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,6 +44,10 @@ class Detections:
         """The `count` best by score, best first (ties keep their order)."""
         return self[np.argsort(-self.scores_n, kind="stable")[:count]]
 
+    def clipped(self, width: int, height: int) -> Detections:
+        """The same with boxes clipped to the image."""
+        return replace(self, boxes_n4=clip_boxes(self.boxes_n4, width, height))
+
     def distinct(self, iou: float) -> Detections:
         """The best by score of those that overlap by an IoU of `iou` or more (greedy NMS), best first."""
         areas_n = (self.boxes_n4[:, 2:] - self.boxes_n4[:, :2]).clip(0).prod(axis=1)
@@ -63,20 +67,36 @@ class Pivot:
 
     Attributes:
         frame: index of the frame in the video, from 0.
-        box_xyxy: float32 `[4]`, pixels.
+        box_xyxy: float32 `[4]`, pixels; in results clipped to the frame.
         score: grounding score of the box, 0 to 1 (1.0 where the user gave the box).
         phrase: the words of the sentence that the box answers to.
+        prompt_xyxy: float32 `[4]`, the box that the tracker is prompted with, as the official code prompts it: the one
+            that was found or given, which may reach beyond the frame. `box_xyxy` if left out.
     """
 
     frame: int
     box_xyxy: np.ndarray = field(compare=False)
     score: float = 1.0
     phrase: str = ""
+    prompt_xyxy: np.ndarray = field(default=None, compare=False)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
-        box = np.asarray(self.box_xyxy, np.float32)
-        if box.shape != (4,) or not np.isfinite(box).all():
-            raise InputError("A pivot's box is not a box.", expected="4 finite numbers, x0 y0 x1 y1", got=box.tolist())
+        for name in ("box_xyxy", "prompt_xyxy"):
+            given = getattr(self, name)
+            box = self.box_xyxy if given is None else np.asarray(given, np.float32)
+            if box.shape != (4,) or not np.isfinite(box).all():
+                raise InputError(
+                    "A pivot's box is not a box.", expected="4 finite numbers, x0 y0 x1 y1", got=box.tolist()
+                )
+            object.__setattr__(self, name, box)
         if self.frame < 0:
             raise InputError("A pivot lies before the video.", expected="a frame index from 0", got=self.frame)
-        object.__setattr__(self, "box_xyxy", box)
+
+    def clipped(self, width: int, height: int) -> Pivot:
+        """The same pivot with its box clipped to the frame; the prompt stays as it is."""
+        return replace(self, box_xyxy=clip_boxes(self.box_xyxy, width, height))
+
+
+def clip_boxes(boxes_n4: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Boxes `[..., 4]`, xyxy in pixels, without what lies beyond a frame."""
+    return boxes_n4.clip(0, np.array([width, height, width, height], boxes_n4.dtype))

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from alref_edge.media.folder import natural_key
 
 
 def run_ours(source: Path, options: Sequence[str], out: Path, bundle: Path | None, threads: int) -> dict[str, Any]:
@@ -41,8 +43,15 @@ def run_ours(source: Path, options: Sequence[str], out: Path, bundle: Path | Non
 
 
 def read_maps(folder: Path) -> np.ndarray:
-    """The indexed PNGs of a folder by name, uint8 `[T, H, W]`."""
-    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+    """The indexed PNGs of a folder in the order of the frames whose names they bear, uint8 `[T, H, W]`."""
+    paths = sorted(folder.glob("*.png"), key=lambda path: natural_key(path.name))
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def prompted_box(pivot: Mapping[str, Any]) -> list[float] | None:
+    """The box of a result's pivot as it was found, which may reach beyond the frame."""
+    box: list[float] | None = pivot.get("prompt_box", pivot["box"])
+    return box
 
 
 def iou_t(one_thw: np.ndarray, other_thw: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alref_edge.bundle import Bundle
 from benchmarks.official_side import official_checkpoints, run_official
-from benchmarks.our_side import box_error, iou_t, read_maps, run_ours
+from benchmarks.our_side import box_error, iou_t, prompted_box, read_maps, run_ours
 
 # The scene that is shown where no video is given, and what is asked of it.
 SCENE, WIDTH, HEIGHT = 14, 320, 240
@@ -115,7 +115,9 @@ def _ours(folder: Path, answers: list[dict[str, Any]], arguments: argparse.Names
 def _row(theirs: dict[str, Any], mine: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
     pairs = list(zip(theirs["pivots"], mine["pivots"], strict=True))
     errors = [
-        box_error(a["box"], b["box"], video["width"], video["height"]) for a, b in pairs if a["frame"] == b["frame"]
+        box_error(a["box"], prompted_box(b), video["width"], video["height"])
+        for a, b in pairs
+        if a["frame"] == b["frame"]
     ]
     coverage = theirs["masks_thw"].mean((1, 2))
     return {

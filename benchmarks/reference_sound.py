@@ -20,7 +20,7 @@ from alref_edge.bundle import Bundle
 from alref_edge.datasets.synthetic import SHAPES
 from alref_edge.datasets.synthetic.layouts import write_dataset
 from benchmarks.official_side import official_checkpoints, run_official
-from benchmarks.our_side import box_error, iou_t, read_maps, run_ours
+from benchmarks.our_side import box_error, iou_t, prompted_box, read_maps, run_ours
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,12 @@ def _row(folder: Path, clip: dict[str, str], theirs: dict[str, Any], mine: dict[
 
 def _box_error(theirs: dict[str, Any], mine: dict[str, Any], video: dict[str, Any]) -> float:
     """How far the two pivots' boxes are apart; 0 where neither side has one."""
-    if theirs["box"] is None or mine["box"] is None:
-        return 0.0 if theirs["box"] is mine["box"] else float("inf")
+    box = prompted_box(mine)
+    if theirs["box"] is None or box is None:
+        return 0.0 if theirs["box"] is box else float("inf")
     if theirs["frame"] != mine["frame"]:
         return float("inf")
-    return box_error(theirs["box"], mine["box"], video["width"], video["height"])
+    return box_error(theirs["box"], box, video["width"], video["height"])
 
 
 def _situations(clip: Clip, official: dict[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from alref_edge.cli.console import printable, progress_line
 from alref_edge.cli.run import read_sentences
+from alref_edge.datasets.synthetic import make_scene
 from alref_edge.media import open_video
 from alref_edge.pipeline.measure import Progress
 from tests.media.clips import make_clip
@@ -86,7 +87,7 @@ def test_real_frames_end_to_end(media: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "overlay.mp4").stat().st_size > 1000
     for entry in record["sentences"]:
         names = sorted(path.name for path in (tmp_path / "out" / entry["masks"]["folder"]).iterdir())
-        assert names == [f"{frame:05d}.png" for frame in range(frames)]
+        assert names == [f"{frame:03d}.png" for frame in range(frames)]
         assert entry["pivots"]
         assert entry["text"] in done.stdout
     assert 'using the shipped bundle "nano"' in done.stderr
@@ -260,3 +261,46 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
     assert shown.endswith("\r\x1b[K")
     with progress_line(io.StringIO()) as nothing:
         assert nothing is None
+
+
+def test_a_folders_masks_and_an_images_overlay(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    scene = make_scene(3)
+    for frame, name in enumerate(("1.jpg", "2.png", "10.jpeg", "größe.png")):
+        Image.fromarray(scene.frame(frame)).save(tmp_path / "frames" / name)
+    done = alref("run", "frames", "--text", "the cross", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "masks" / "00-the-cross").iterdir()) == [
+        "1.png", "10.png", "2.png", "größe.png"
+    ]  # fmt: skip
+    record = json.loads((tmp_path / "out" / "result.json").read_bytes())
+    assert record["input"]["frame_names"] == ["1", "2", "10", "größe"]
+    done = alref("run", "frames/2.png", "--text", "the cross 红", "--report", "--out", "one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        "masks", "overlay.png", "report.html", "result.json"
+    ]  # fmt: skip
+    assert "note: the overlay's font (Latin, Greek, Cyrillic) lacks '红'" in done.stderr
+    done = alref("run", "frames/2.png", "--text", "the cross", "--out", "one", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["masks", "overlay.png", "result.json"]
+
+
+def test_warnings_and_errors_name_their_sentence(clip: Path, tmp_path: Path) -> None:
+    pivots = [{"text": "nothing", "pivots": []}, {"text": "a", "pivots": [{"frame": 0, "box": [-9, -9, 40, 40]}]}]
+    (tmp_path / "pivots.json").write_text(json.dumps({"schema": "alref-edge.pivots/1", "sentences": pivots}))
+    replay = ("--selector", "replay", "--pivots", tmp_path / "pivots.json", "--no-overlay")
+    done = alref("run", clip, *replay, "--text", "nothing", "--text", "a", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: 'nothing': no pivot is given for this sentence: its masks are empty\n" in done.stderr
+    nothing, other = json.loads((tmp_path / "out" / "result.json").read_text())["sentences"]
+    assert (nothing["pivots"], nothing["fell_back"], nothing["start_frame"]) == ([], False, None)
+    assert other["pivots"][0]["box"] == [0, 0, 40, 40]
+    for name, some in (("00-nothing", False), ("01-a", True)):
+        masks = (tmp_path / "out" / "masks" / name).iterdir()
+        assert any(np.asarray(Image.open(path)).any() for path in masks) == some
+    (tmp_path / "many.txt").write_text(f"the cross\n{'heart ' * 100}\nthe ball\n")
+    done = alref("run", clip, "--text-file", tmp_path / "many.txt", "--out", "out2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "tokens in 'heart heart" in done.stderr
+    assert len(done.stderr.splitlines()[-1]) < 400

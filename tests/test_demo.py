@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,10 @@ def test_what_sounds_is_that_of_the_masks_on_disk(shown: tuple[Path, str]) -> No
     assert truth["sound"]["j"] == pytest.approx(np.mean(scores))
     assert rows[1 + len(scores)] == ["mean", f"{np.mean(scores):.3f}"]
     page = (out / "report.html").read_text(encoding="utf-8")
+    of_sound = " ".join(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", page[page.index("What sounds") :], flags=re.S).split())
+    assert f"mean J {np.mean(scores):.3f} objects" in of_sound
+    assert f"All that sounds {np.mean(scores):.3f} - -" in of_sound
+    assert "mean J&amp;F" not in of_sound
     assert page.index("What is said") < page.index("What sounds") < page.index("What was heard")
 
 

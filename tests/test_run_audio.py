@@ -76,7 +76,8 @@ def test_a_video_with_its_own_track(clip: Path, tmp_path: Path) -> None:
     assert classes.shape == (40, 256, 256)
     assert set(np.unique(classes)) <= {0, *(record["sound"]["classes"][name] for name in found)}
     assert classes.any()
-    assert (out / "overlay.mp4").is_file()
+    played, own = (decode_audio(path, origin_s=0.0).wave[: 5 * RATE] for path in (out / "overlay.mp4", clip))
+    assert np.corrcoef(played, own)[0, 1] > 0.999
 
 
 def test_a_folder_of_frames_with_a_sound_file_and_recorded_answers(frames: Path, tmp_path: Path) -> None:
@@ -101,6 +102,12 @@ def test_a_folder_of_frames_with_a_sound_file_and_recorded_answers(frames: Path,
     assert labels[3] == labels[4]
     assert record["sound"]["windows"][0]["tags"] == []
     assert not any(name.startswith("beats") for name in record["device"]["providers"])
+    # Frame 0 of the folder and the sound's first sample go together.
+    played = decode_audio(tmp_path / "out" / "overlay.mp4", origin_s=0.0).wave[: 5 * RATE]
+    assert np.corrcoef(played, decode_audio(frames.with_suffix(".wav")).wave[: len(played)])[0, 1] > 0.95
+    assert record["input"]["frame_names"] == ["0", "1", "2", "3", "4"]
+    for entry in record["objects"]:
+        assert len(list((tmp_path / "out" / entry["masks"]["folder"]).glob("?.png"))) == 5
 
 
 def test_an_overwritten_result_may_be_of_another_kind(clip: Path, tmp_path: Path) -> None:

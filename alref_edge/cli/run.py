@@ -27,6 +27,7 @@ from alref_edge.cli.console import (
     print_json,
     progress_line,
     read_lines,
+    say,
     warn,
 )
 from alref_edge.cli.hearing import Hearing
@@ -241,6 +242,8 @@ def run(
     for warning in written["warnings"]:
         if warning not in pipeline.warnings:
             warn(warning)
+    for note in written["notes"]:
+        say(f"note: {note}")
     _print_run(written, folder.path, as_json)
     if record is not None:
         record_decisions(record, setting, name, results)

@@ -35,7 +35,7 @@ def synth(
     debug: Debug = False,
 ) -> None:
     """Write generated scenes, with sound, masks and sentences, in the layout of a public dataset."""
-    from alref_edge.datasets.synthetic.layouts import write_dataset
+    from alref_edge.datasets.synthetic.layouts import LAYOUTS, write_dataset
     from alref_edge.pipeline.measure import Progress
 
     chosen = seed_range(seeds)
@@ -61,5 +61,6 @@ def synth(
             }
         )
         return
-    left = f", {len(written.left_out)} scenes left out that do not suit it" if written.left_out else ""
+    needs = LAYOUTS[written.layout].needs
+    left = f", {len(written.left_out)} scenes left out that lack {needs}" if written.left_out else ""
     echo(f"{len(written.videos)} videos as {written.layout} ({written.split}){left}: {out}")

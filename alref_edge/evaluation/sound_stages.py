@@ -55,4 +55,4 @@ def stages(heard: Heard, tags: Sequence[tuple[str, bool]], truth: SoundTruth) ->
 def _box_is_right(found: Sounding, truth: SoundTruth) -> bool:
     """Whether the pivot's box is that of some object of its shape."""
     true = truth.boxes(found.frame // truth.scene.fps, found.name)
-    return found.pivot is not None and any(box_iou(found.pivot.box_xyxy, box) >= RIGHT_IOU for box in true)
+    return found.pivot is not None and any(box_iou(found.pivot.prompt_xyxy, box) >= RIGHT_IOU for box in true)

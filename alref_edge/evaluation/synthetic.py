@@ -271,7 +271,7 @@ def _measure(truth: _Truth, results: Sequence[RvosResult]) -> list[Tracked]:
         target = expression.target
         measured = j_and_f((mask_hw for _, mask_hw in result.masks()), truth.labels_thw == target)
         pivots = tuple(
-            (pivot.frame, box_iou(pivot.box_xyxy, truth.boxes_tn4[pivot.frame, target])) for pivot in result.pivots
+            (pivot.frame, box_iou(pivot.prompt_xyxy, truth.boxes_tn4[pivot.frame, target])) for pivot in result.pivots
         )
         tracked.append(Tracked(measured.j, measured.f, measured.j_and_f, pivots, result.fell_back))
     return tracked

@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +47,10 @@ class ImageFolder(VideoSource):
     def frame_count(self) -> int:
         return len(self.files)
 
+    @property
+    def frame_names(self) -> tuple[str, ...] | None:
+        return tuple(file.stem for file in self.files) if self.info.kind == "frames" else None
+
     def times_s(self) -> np.ndarray:
         return np.arange(len(self.files)) / self.info.fps
 
@@ -80,12 +83,14 @@ def open_folder(path: Path, limits: Limits, fps: float) -> ImageFolder:
         )
     limits.check_frames(len(names), path)
     names.sort(key=natural_key)
-    for one, two in pairwise(names):
-        if Path(one).stem == Path(two).stem:
+    by_stem: dict[str, str] = {}
+    for name in names:
+        other = by_stem.setdefault(Path(name).stem, name)
+        if other != name:
             raise MediaError(
                 f"{path} holds two files for one frame.",
                 expected="one file a frame",
-                got=f"{one} and {two}",
+                got=f"{other} and {name}",
                 mend="keep frames and masks in folders of their own.",
             )
     return _open(path, [path / name for name in names], limits, fps, "frames")

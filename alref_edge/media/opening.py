@@ -52,7 +52,8 @@ def local_path(path: str | os.PathLike[str], medium: Medium) -> Path:
     name = os.fspath(path)
     if not isinstance(name, str) or not name or "\0" in name:
         raise MediaError(f"The path of {medium.noun} is not a path.", expected="the name of a file", got=repr(name))
-    if _ADDRESS.match(name):
+    # A path object is no address, and has lost the ./ that tells a name with a colon from one.
+    if isinstance(path, str) and _ADDRESS.match(name):
         raise MediaError(
             f"{name} is an address, not a file; nothing is read from a network.",
             expected="a local file",

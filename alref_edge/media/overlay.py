@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alref_edge.errors import InputError, MediaError
+from alref_edge.media.lettering import drawable, label_font
 from alref_edge.media.palette import object_colour
-from alref_edge.media.partial import open_beside, publish, unwritable
+from alref_edge.media.partial import open_beside, publish, unwritable, written_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
+
+    from alref_edge.media.soundtrack import Soundtrack
 
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"preset": "superfast"}),
@@ -28,6 +31,7 @@ _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("h264_v4l2m2m", {}),
     ("mpeg4", {"qscale": "3"}),
 )
+_MOST_NAMED = 8
 TICKS = 60_000
 """Ticks a second of an overlay's clock.
 
@@ -48,7 +52,7 @@ def draw_overlay(
     Args:
         image_hw3_u8: RGB uint8 `[H, W, 3]`.
         masks_nhw: bool `[N, H, W]`; later ones lie on top.
-        labels: N texts, or none.
+        labels: N texts, or none; see `drawable` for characters that the font lacks.
         objects: N object numbers, which choose the colours; 0 to N - 1 by default.
         alpha: share of the colour inside the outline, 0 to 1.
 
@@ -81,7 +85,7 @@ def draw_overlay(
         places.append((n, left, top))
     taken: list[tuple[int, int, int, int]] = []
     for n, left, top in places:
-        if labels and labels[n].strip():
+        if labels and drawable(labels[n])[0]:
             colour = object_colour(objects[n] if objects is not None else n)
             patch = _label(labels[n], colour, _text_size(height), width)
             picture.paste(patch, _place(patch.size, left, top, width, height, taken))
@@ -118,30 +122,55 @@ def _place(
 
 @lru_cache(maxsize=256)
 def _label(text: str, colour: tuple[int, int, int], size: int, width: int) -> PilImage:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    text = " ".join(text.split())
-    font = ImageFont.load_default(size)
+    text, _ = drawable(text)
+    font = label_font(size)
+    ascent, descent = font.getmetrics()
     pad = max(2, size // 4)
     room = width - 2 * pad
-
-    def length(words: str) -> float:
-        try:
-            return font.getlength(words)
-        except UnicodeEncodeError:
-            return float("inf")
-
-    if length(text) == float("inf"):
-        text = text.encode("ascii", "replace").decode()
-    if length(text) > room:
-        while text and length(text + "...") > room:
-            text = text[: max(0, min(len(text) - 1, int(len(text) * room / length(text + "..."))))]
+    if font.getlength(text) > room:
+        while text and font.getlength(text + "...") > room:
+            text = text[: max(0, min(len(text) - 1, int(len(text) * room / font.getlength(text + "..."))))]
         text += "..."
-    patch = Image.new("RGB", (max(1, int(length(text)) + 2 * pad), size + 2 * pad), colour)
+    patch = Image.new("RGB", (max(1, int(font.getlength(text)) + 2 * pad), ascent + descent), colour)
     luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     ink = (0, 0, 0) if luma > 140 else (255, 255, 255)
-    ImageDraw.Draw(patch).text((pad, pad + size / 2), text, ink, font=font, anchor="lm")
+    ImageDraw.Draw(patch).text((pad, 0), text, ink, font=font)
     return patch.crop((0, 0, min(patch.width, width), patch.height))
+
+
+def _lacking(labels: Sequence[str]) -> list[str]:
+    """A note about the characters of some labels that cannot be drawn, if there are any."""
+    lacking = list(dict.fromkeys(char for label in labels for char in drawable(label)[1]))
+    if not lacking:
+        return []
+    named = ", ".join(repr(char) for char in lacking[:_MOST_NAMED])
+    more = f" and {len(lacking) - _MOST_NAMED} more" if len(lacking) > _MOST_NAMED else ""
+    return [
+        f"the overlay's font (Latin, Greek, Cyrillic) lacks {named}{more}: code points stand in the labels, "
+        "the full texts in result.json and the report"
+    ]
+
+
+def write_overlay_png(
+    path: str | os.PathLike[str], image_hw3_u8: np.ndarray, masks_nhw: np.ndarray, labels: Sequence[str] = ()
+) -> list[str]:
+    """Writes an image with its masks as a PNG, whole or not at all. Arguments as of `draw_overlay`.
+
+    Returns:
+        Notes, as `OverlayWriter.notes`.
+
+    Raises:
+        InputError: shapes that do not fit, or a path that cannot be written.
+        CapacityError: the disk is full.
+    """
+    from PIL import Image
+
+    drawn = Image.fromarray(draw_overlay(image_hw3_u8, masks_nhw, labels))
+    with written_beside(Path(path)) as file:
+        drawn.save(file, format="PNG", compress_level=3)
+    return _lacking(labels)
 
 
 class OverlayWriter:
@@ -156,11 +185,15 @@ class OverlayWriter:
         labels: text of each object, drawn on its mask; `write` may give others.
         alpha: share of the colour inside a mask.
         crf: rate factor of x264, 0 to 51: the lower, the closer to the frames. Other encoders have their own settings.
+        sound: a file whose sound goes with the frames, as far as they reach; where it cannot be read, the video is
+            silent and a warning says so.
+        sound_from_s: time on that file's clock of the first frame; None: that of its first sample.
 
     Attributes:
         codec: the encoder in use.
         frames: frames written so far.
-        warnings: what the user should know, in words (no H.264 encoder in this PyAV).
+        warnings: what the user should know, in words (no H.264 encoder in this PyAV; no sound).
+        notes: what explains the pictures, in words (characters of labels that the font lacks).
 
     Raises:
         InputError: sizes or a rate out of range, or a path that cannot be written.
@@ -178,6 +211,8 @@ class OverlayWriter:
         labels: Sequence[str] = (),
         alpha: float = 0.5,
         crf: int = 20,
+        sound: str | os.PathLike[str] | None = None,
+        sound_from_s: float | None = None,
     ) -> None:
         if width < 1 or height < 1 or not 0 < fps < 10_000:
             raise InputError(
@@ -192,10 +227,12 @@ class OverlayWriter:
             raise InputError("An overlay's rate is out of range.", expected="at least 0.0001 frames/s", got=fps)
         self.frames = 0
         self.warnings: list[str] = []
+        self.notes = _lacking(labels)
         self._labels = tuple(labels)
         self._alpha, self._crf = alpha, crf
         self._last = -1
         self._due = Fraction(0)
+        self._sound = None if sound is None else self._soundtrack(sound, sound_from_s)
         file, self._partial = open_beside(self.path)
         file.close()
         try:
@@ -203,6 +240,15 @@ class OverlayWriter:
         except BaseException:
             self.abort()
             raise
+
+    def _soundtrack(self, sound: str | os.PathLike[str], from_s: float | None) -> Soundtrack | None:
+        from alref_edge.media.soundtrack import Soundtrack
+
+        try:
+            return Soundtrack(sound, from_s)
+        except MediaError as error:
+            self.warnings.append(f"the overlay is silent: {error.message}")
+            return None
 
     def _open(self) -> None:
         import av
@@ -232,6 +278,9 @@ class OverlayWriter:
             except (av.FFmpegError, ValueError, OSError) as error:
                 failures.append(f"{name}: {error}")
                 continue
+            if self._sound is not None and not self._add_sound(container):
+                self._open()
+                return
             self._container, self._stream, self.codec = container, stream, name
             if name == "mpeg4":
                 self.warnings.append("this PyAV has no H.264 encoder that works: the overlay is MPEG-4 part 2")
@@ -242,6 +291,23 @@ class OverlayWriter:
             got="; ".join(failures) or "none",
             mend="pip install --force-reinstall av",
         )
+
+    def _add_sound(self, container: Any) -> bool:
+        """Whether the container takes the sound; else it is of no use any more, and the next one goes without."""
+        import av
+
+        assert self._sound is not None
+        try:
+            self._sound.add_to(container)
+            container.start_encoding()
+        except (av.FFmpegError, ValueError, MediaError) as error:
+            self.warnings.append(f"the overlay is silent: {error}")
+            self._sound.close()
+            self._sound = None
+            with suppress(Exception):
+                container.close()
+            return False
+        return True
 
     def write(
         self,
@@ -291,6 +357,8 @@ class OverlayWriter:
             frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace=1, dst_color_range=1)
             frame.pts, frame.time_base = pts, Fraction(1, TICKS)
             self._container.mux(self._stream.encode(frame))
+            if self._sound is not None:
+                self._sound.advance(pts / TICKS)
         except (av.FFmpegError, OSError) as error:
             raise unwritable(self.path, error) from error
         self._last, self._due = pts, due + TICKS / self.fps
@@ -312,6 +380,9 @@ class OverlayWriter:
             if not self.frames:
                 raise MediaError(f"{self.path} would have no frames.", expected="at least one frame", got="none")
             self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.finish(float(self._due / TICKS))
+                self.warnings += self._sound.warnings
             self._container.close()
             self._container = None
             publish(self._partial, self.path)
@@ -322,6 +393,8 @@ class OverlayWriter:
 
     def abort(self) -> None:
         """Gives up: nothing is left on disk. Does nothing after `close`."""
+        if self._sound is not None:
+            self._sound.close()
         container, self._container = getattr(self, "_container", None), None
         if container is not None:
             with suppress(Exception):

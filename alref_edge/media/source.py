@@ -87,6 +87,11 @@ class VideoSource(ABC):
     def times_s(self) -> np.ndarray:
         """float64 `[T]`: when each frame is shown, in seconds on the container's clock (the first may not be 0)."""
 
+    @property
+    def frame_names(self) -> tuple[str, ...] | None:
+        """The names of a folder's frames without their suffixes, by index, each once; None where there are none."""
+        return None
+
     @abstractmethod
     def _read(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the `wanted` frames (ascending, no repeats), ending quietly at the end of the video."""

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.bundle import Bundle
-from alref_edge.errors import BundleError, InputError
+from alref_edge.errors import BundleError, InputError, quoted
 from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
 from alref_edge.pipeline.avs import Clock, listen, track, why_nothing
 from alref_edge.pipeline.avs_replay import ReplaySoundSelector, Setting
@@ -315,6 +315,7 @@ class Pipeline:
             heard.wave_16khz,
             Clock.of(source).second_of_frame,
             masks,
+            None if isinstance(sound, np.ndarray) else source.path if sound is None else Path(sound),
         )
 
     def sound_selector(self, settings: AvsSettings | None = None) -> GroundingSoundSelector:
@@ -366,14 +367,15 @@ def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:
             "The number of sentences is out of range.", expected=f"1 to {_MOST_SENTENCES}", got=len(texts),
             mend="give at least one with --text.",
         )  # fmt: skip
-    for text in texts:
+    for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():
-            raise InputError("A sentence is empty.", got=repr(text), mend="say in words what to look for.")
+            got = f"{quoted(text) if isinstance(text, str) else repr(text)[:60]} as number {number} of {len(texts)}"
+            raise InputError("A sentence is empty.", got=got, mend="say in words what to look for.")
         if len(text) > _MOST_CHARACTERS:
             raise InputError(
                 "A sentence is too long.",
                 expected=f"at most {_MOST_CHARACTERS} characters",
-                got=f"{len(text)} characters",
+                got=f"{len(text)} characters in {quoted(text)}",
                 mend="shorten it, or split it into several sentences.",
             )
     return [text.strip() for text in texts]

@@ -44,10 +44,11 @@ class Sounding:
 
     Attributes:
         name: its category.
-        considered: the boxes on its pivot frame.
+        considered: the boxes on its pivot frame, clipped to it.
         frame: index of that frame in the video.
         pivot: the box from which it is tracked; None if there was none, and its masks are empty.
         warnings: what the user should know.
+        box: which of `considered` the pivot is, from 0.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Sounding:
     frame: int
     pivot: Pivot | None
     warnings: tuple[str, ...] = ()
+    box: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def track(
         tracking = ObjectTracking(networks, source, settings, watch, cache_bytes, heard.frames)
         try:
             for frame, image in _images(source, {pivot.frame for pivot in starts.values()}, watch).items():
-                boxes = {number: pivot.box_xyxy for number, pivot in starts.items() if pivot.frame == frame}
+                boxes = {number: pivot.prompt_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
             tracking.follow({number: pivot.frame for number, pivot in starts.items()}, masks)
         finally:
@@ -324,7 +326,8 @@ def _find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, s
             expected=f"0 to {len(found) - 1}",
             got=box,
         )
-    return Sounding(category.name, found, frame, pivot, warnings)
+    height, width = window.images[frame].shape[:2]
+    return Sounding(category.name, found.clipped(width, height), frame, pivot.clipped(width, height), warnings, box)
 
 
 def _check(answer: Sequence[SoundingCategory], window: SoundWindow, selector: SoundSelector) -> None:

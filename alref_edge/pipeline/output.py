@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from alref_edge import __version__
-from alref_edge.errors import AlrefError, CapacityError, InputError
+from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
-from alref_edge.media.overlay import TICKS
+from alref_edge.media.overlay import TICKS, write_overlay_png
 from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline.measure import Watch
@@ -27,7 +27,7 @@ from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport
 from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"
-OVERLAY = "overlay.mp4"
+OVERLAY, OVERLAY_OF_IMAGE = "overlay.mp4", "overlay.png"
 MASKS = "masks"
 SEMANTIC = "semantic"
 AVS_SCHEMA = "alref-edge.avs/1"
@@ -40,8 +40,8 @@ _SLOWEST, _FASTEST = 0.001, 1000.0
 class ResultFolder:
     """The output folder of one run, filled beside its name and renamed at the end.
 
-    A block that ends well leaves `result.json`, `masks/` and `overlay.mp4` under the name; any other end leaves what
-    was there before.
+    A block that ends well leaves `result.json`, `masks/` and `overlay.mp4` (of an image `overlay.png`) under the name;
+    any other end leaves what was there before.
 
         with ResultFolder("out") as folder:
             folder.write(list(pipeline.rvos(...)), source)
@@ -50,7 +50,7 @@ class ResultFolder:
         path: its name; of a symbolic link, the folder that it points to.
         overwrite: replace a result that is there; a folder that holds anything else is never replaced.
         masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
-        overlay: also write a video with the masks drawn over the frames.
+        overlay: also write a video with the masks drawn over the frames, and with the sound of the video or of the run.
         extras: which of `EXTRAS` the caller writes into `partial` before the block ends.
         semantic: also write `semantic/`, an indexed PNG a frame whose values are classes; of sounding objects alone.
 
@@ -101,22 +101,32 @@ class ResultFolder:
         """
         watch = watch or Watch()
         run = results.report if isinstance(results, AvsRun) else results[0].run
-        general = results.warnings if isinstance(results, AvsRun) else ()
-        warnings = list(dict.fromkeys([*general, *(warning for result in results for warning in result.warnings)]))
+        warnings = _warnings(results)
+        names = _Names(source.frame_names)
         entries = []
         try:
             for result in results:
                 with watch.stage("write"):
-                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), watch)})
+                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), names, watch)})
             if isinstance(results, AvsRun) and self._semantic:
                 with watch.stage("write"):
-                    self._write_classes(results)
+                    self._write_classes(results, names)
+            notes: list[str] = []
+            overlay = OVERLAY_OF_IMAGE if source.info.kind == "image" else OVERLAY
             if self._overlay:
-                warnings += self._write_overlay(results, run.frame_count, source, watch)
+                with watch.stage("overlay"):
+                    write_overlay = self._write_image if overlay == OVERLAY_OF_IMAGE else self._write_overlay
+                    more, notes = write_overlay(results, source, watch)
+                warnings += more
             record = {
                 "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
                 "alref_edge": __version__,
-                "input": {**asdict(run.info), "path": run.video, "frames": run.frame_count},
+                "input": {
+                    **asdict(run.info),
+                    "path": run.video,
+                    "frames": run.frame_count,
+                    "frame_names": source.frame_names,
+                },
                 "bundle": {
                     "name": run.bundle,
                     "sha256": run.bundle_sha256,
@@ -132,11 +142,12 @@ class ResultFolder:
                     if isinstance(results, AvsRun)
                     else {"sentences": entries}
                 ),
-                "overlay": OVERLAY if self._overlay else None,
+                "overlay": overlay if self._overlay else None,
                 "extras": list(self._extras),
                 "counters": dict(run.counters),
                 "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
                 "warnings": warnings,
+                "notes": notes,
             }
             text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(record, indent=1, ensure_ascii=False))
             (self.partial / RESULT).write_text(text + "\n", encoding="utf-8")
@@ -146,7 +157,7 @@ class ResultFolder:
         written: dict[str, Any] = json.loads(text)
         return written
 
-    def _write_masks(self, result: MaskResult, count: int, watch: Watch) -> dict[str, str]:
+    def _write_masks(self, result: MaskResult, count: int, names: _Names, watch: Watch) -> dict[str, str]:
         if self._masks == "none":
             return {"format": "none"}
         name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
@@ -156,44 +167,60 @@ class ResultFolder:
         if self._masks == "rle":
             with (where / f"{name}.json").open("w", encoding="ascii") as file:
                 for frame, rle in result.rles():
-                    file.write(("[\n" if frame == 0 else ",\n") + json.dumps(rle))
+                    entry = json.dumps({**names.entry(frame), **rle})
+                    file.write(("[\n" if frame == 0 else ",\n") + entry)
                     watch.report("masks", done + frame + 1, total)
                 file.write("\n]\n")
             return {"format": "rle", "file": f"{MASKS}/{name}.json"}
         (where / name).mkdir()
         for frame, mask_hw in result.masks():
             label = np.uint8(1 + result.index % 255)
-            write_indexed_png(where / name / f"{frame:05d}.png", mask_hw.astype(np.uint8) * label)
+            write_indexed_png(names.free(where / name, frame), mask_hw.astype(np.uint8) * label)
             watch.report("masks", done + frame + 1, total)
         return {"format": "png", "folder": f"{MASKS}/{name}"}
 
-    def _write_classes(self, run: AvsRun) -> None:
+    def _write_classes(self, run: AvsRun, names: _Names) -> None:
         where = self.partial / SEMANTIC
         where.mkdir()
         for frame in range(run.report.frame_count):
-            write_indexed_png(where / f"{frame:05d}.png", run.class_map(frame))
+            write_indexed_png(names.free(where, frame), run.class_map(frame))
 
-    def _write_overlay(self, results: Sequence[MaskResult], count: int, source: VideoSource, watch: Watch) -> list[str]:
-        info = source.info
+    def _write_overlay(
+        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+    ) -> tuple[list[str], list[str]]:
+        """The overlay video; its warnings and notes."""
+        info, count = source.info, source.frame_count()
         fps = min(max(info.fps, _SLOWEST), _FASTEST)
         times = source.times_s() if info.kind == "video" else None
+        sound = results.sound if isinstance(results, AvsRun) else source.path if info.kind == "video" else None
+        from_s = float(times[0]) if times is not None and sound == source.path else None
         last = -1
-        with (
-            watch.stage("overlay"),
-            OverlayWriter(
-                self.partial / OVERLAY, info.width, info.height, fps, labels=[each.label for each in results]
-            ) as writer,
-        ):
+        with OverlayWriter(
+            self.partial / OVERLAY,
+            info.width,
+            info.height,
+            fps,
+            labels=[each.label for each in results],
+            sound=sound,
+            sound_from_s=from_s,
+        ) as writer:
             for frame, image in source.frames():
-                masks_nhw = np.zeros((len(results), info.height, info.width), bool)
-                for row, result in enumerate(results):
-                    masks_nhw[row] = result.mask(frame)
                 if times is not None:
                     # A video's clock may be finer than the overlay's.
                     last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
-                writer.write(image, masks_nhw, time_s=None if times is None else last / TICKS)
+                time_s = None if times is None else last / TICKS
+                writer.write(image, _masks_on(frame, results, source), time_s=time_s)
                 watch.report("overlay", frame + 1, count)
-        return writer.warnings
+        return writer.warnings, writer.notes
+
+    def _write_image(
+        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+    ) -> tuple[list[str], list[str]]:
+        labels = [each.label for each in results]
+        path, masks_nhw = self.partial / OVERLAY_OF_IMAGE, _masks_on(0, results, source)
+        notes = write_overlay_png(path, source.frame(0), masks_nhw, labels)
+        watch.report("overlay", 1, 1)
+        return [], notes
 
     def _check_free(self, overwrite: bool) -> bool:
         """Whether a result is there that may be replaced. InputError if anything is there that may not be."""
@@ -216,7 +243,7 @@ class ResultFolder:
                     mend="give another name with --out, or replace the result in it with --overwrite.",
                 )
             record = _record_at(path / RESULT)
-            others = names - {RESULT, OVERLAY, MASKS, SEMANTIC, *_extras_of(record)}
+            others = names - {RESULT, OVERLAY, OVERLAY_OF_IMAGE, MASKS, SEMANTIC, *_extras_of(record)}
             if others or record is None:
                 raise InputError(
                     f"The output folder {path} holds something else than a result.",
@@ -253,6 +280,53 @@ def slug(sentence: str) -> str:
     """A sentence as part of a file name: letters and digits of ASCII, joined by dashes, at most 40."""
     plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
+
+
+def _masks_on(frame: int, results: Sequence[MaskResult], source: VideoSource) -> np.ndarray:
+    """bool `[N, H, W]`."""
+    masks_nhw = np.zeros((len(results), source.info.height, source.info.width), bool)
+    for row, result in enumerate(results):
+        masks_nhw[row] = result.mask(frame)
+    return masks_nhw
+
+
+class _Names:
+    """What the files of frames are called: as a folder's frames are, else by their index."""
+
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self._names = names
+
+    def free(self, folder: Path, frame: int) -> Path:
+        """The path of a frame's PNG, which is not there yet.
+
+        Raises:
+            InputError: it is, since the disk takes two names for one, such as `a.png` and `A.png`.
+        """
+        path = folder / f"{f'{frame:05d}' if self._names is None else self._names[frame]}.png"
+        if self._names is not None and os.path.lexists(path):
+            raise InputError(
+                "Two frames would have their masks in one file.",
+                expected="names that the disk of the output folder tells apart",
+                got=f"{self._names[frame]!r} a second time, in other letters",
+                mend="give the frames other names, or take --masks rle.",
+            )
+        return path
+
+    def entry(self, frame: int) -> dict[str, str]:
+        """What a list that goes by index says of a frame beside its mask."""
+        return {} if self._names is None else {"name": self._names[frame]}
+
+
+def _warnings(results: Sequence[MaskResult]) -> list[str]:
+    """What the user should know of the whole, and of each sentence by its name; each once."""
+    if isinstance(results, AvsRun):
+        return list(dict.fromkeys([*results.warnings, *(warning for each in results for warning in each.warnings)]))
+    named = (
+        f"{quoted(result.label)}: {warning}" if warning in result.own_warnings else warning
+        for result in results
+        for warning in result.warnings
+    )
+    return list(dict.fromkeys(named))
 
 
 def _entry(result: MaskResult) -> dict[str, Any]:
@@ -293,7 +367,9 @@ def _sound(run: AvsRun) -> dict[str, Any]:
 
 
 def _pivot(pivot: Pivot) -> dict[str, Any]:
-    return {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+    entry = {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+    beyond = not np.array_equal(pivot.prompt_xyxy, pivot.box_xyxy)
+    return {**entry, **({"prompt_box": pivot.prompt_xyxy.tolist()} if beyond else {})}
 
 
 def _detections(found: Detections) -> dict[str, Any]:

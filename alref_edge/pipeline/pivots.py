@@ -104,7 +104,8 @@ class PivotSelector(Protocol):
         ...
 
     def given(self, sentence: str) -> Sequence[Pivot] | None:
-        """Pivots of a sentence that are known without looking; None if `select` is to be asked.
+        """Pivots of a sentence that are known without looking, of which there may be none: then its masks are empty.
+        None if `select` is to be asked.
 
         Called once a sentence, before any work.
 

@@ -90,11 +90,7 @@ def sound_decisions(run: AvsRun) -> tuple[dict[str, int], dict[str, int]]:
         )
     (heard,) = run.heard
     pivots = {each.name: 1 + int(run.second_of_frame[each.frame]) - heard.start_s for each in heard.objects}
-    boxes = {
-        each.name: 1 + int((each.considered.boxes_n4 == each.pivot.box_xyxy).all(axis=1).argmax())
-        for each in heard.objects
-        if each.pivot is not None and len(each.considered) > 1
-    }
+    boxes = {each.name: 1 + each.box for each in heard.objects if each.pivot is not None and len(each.considered) > 1}
     return pivots, boxes
 
 

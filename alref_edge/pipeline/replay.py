@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.errors import InputError
+from alref_edge.errors import InputError, quoted
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
 from alref_edge.pipeline.pivots import Decision, Ground, Segment
 from alref_edge.types import Detections, Pivot
@@ -80,7 +80,8 @@ class ReplaySelector:
 
         Three forms are read: `alref-edge.pivots/1`, a `result.json` of `alref-edge run`, and the official
         `cot_two_stage.json`. In the first, every sentence has its `"text"` and either
-        `"pivots": [{"frame": 20, "box": [x0, y0, x1, y1]}, ...]` (pixels; `score` and `phrase` may be added) or
+        `"pivots": [{"frame": 20, "box": [x0, y0, x1, y1]}, ...]` (pixels; `score` and `phrase` may be added, and
+        `prompt_box`, where the tracker is to be prompted with another box; no pivots at all: empty masks) or
         `"segments": [{"target_frame_id": 1..5, "target_object_id": 1..3}, ...]` (the official answers). An answer may
         have its `"boxes_info"`, the boxes among which it counts, as the official file has it.
 
@@ -128,7 +129,7 @@ class ReplaySelector:
             raise InputError(
                 "The file of pivots does not have this sentence.",
                 expected=sorted({*self.pivots, *self.answers}),
-                got=sentence,
+                got=quoted(sentence),
                 mend="ask for one of these with --text, or add it to the file.",
             )
         return None
@@ -206,19 +207,28 @@ def _pivots(value: Any, where: str) -> tuple[Pivot, ...]:
         here = f"{where}[{number}]"
         entry = _object(entry, here)
         frame = _whole(entry.get("frame"), f"{here}.frame")
-        box = [_number(side, f"{here}.box") for side in _list(entry.get("box"), f"{here}.box")]
-        if frame < 0 or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-            raise _malformed(here, "a frame from 0 and a box x0 y0 x1 y1 with x0 < x1, y0 < y1", entry)
+        if frame < 0:
+            raise _malformed(f"{here}.frame", "a frame from 0", frame)
+        box = _box(entry.get("box"), f"{here}.box")
+        prompt = _box(entry["prompt_box"], f"{here}.prompt_box") if "prompt_box" in entry else box
         score = _number(entry.get("score", 1.0), f"{here}.score")
         phrase = entry.get("phrase", "")
         if not isinstance(phrase, str):
             raise _malformed(f"{here}.phrase", "text", phrase)
-        pivots.append(Pivot(frame, box, score, phrase))  # type: ignore[arg-type]
+        pivots.append(Pivot(frame, box, score, phrase, prompt))
     pivots.sort(key=lambda pivot: pivot.frame)
     for one, two in pairwise(pivots):
         if one.frame == two.frame:
             raise _malformed(where, "one pivot a frame", f"two on frame {one.frame}")
     return tuple(pivots)
+
+
+def _box(value: Any, where: str) -> np.ndarray:
+    """float32 `[4]`."""
+    box = [_number(side, where) for side in _list(value, where)]
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+        raise _malformed(where, "a box x0 y0 x1 y1 with x0 < x1, y0 < y1", value)
+    return np.asarray(box, np.float32)
 
 
 def _answers(value: Any, where: str, ground_anew: bool) -> tuple[Answer, ...]:

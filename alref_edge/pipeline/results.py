@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -112,9 +113,10 @@ class MaskResult:
         index: number of the sentence or object, from 0.
         label: what was looked for.
         pivots: frames and boxes from which it was tracked, ascending; none if no box was found.
-        considered: the boxes looked at, by frame, as they were shown to the selector.
+        considered: the boxes looked at, by frame, in the order in which they were shown to the selector.
         warnings: what the user should know.
         run: what all results of the run have in common.
+        own_warnings: those of `warnings` that are about this sentence or object alone.
     """
 
     index: int
@@ -124,6 +126,7 @@ class MaskResult:
     warnings: tuple[str, ...]
     run: RunReport
     _masks: MaskStore = field(repr=False, compare=False)
+    own_warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def frame_count(self) -> int:
@@ -175,18 +178,20 @@ class RvosResult(MaskResult):
 
     @classmethod
     def of(cls, index: int, query: Query, general: Sequence[str], report: RunReport, masks: MaskStore) -> RvosResult:
-        """The result of a query that went through the method."""
+        """The result of a query that went through the method; its boxes are clipped to the frame."""
+        size = report.info.width, report.info.height
         return cls(
             index=index,
             label=query.text,
-            pivots=tuple(query.pivots),
-            considered=dict(sorted(query.considered.items())),
+            pivots=tuple(pivot.clipped(*size) for pivot in query.pivots),
+            considered={frame: found.clipped(*size) for frame, found in sorted(query.considered.items())},
             warnings=(*general, *query.warnings),
             run=report,
             _masks=masks,
             decisions=dict(sorted(query.decisions.items())),
             start_frame=query.start if query.pivots else None,
             fell_back=query.fell_back,
+            own_warnings=tuple(query.warnings),
         )
 
     @property
@@ -236,6 +241,7 @@ class AvsRun(Sequence[AvsResult]):
             none of them, that of the nearest; empty if there are no categories.
         wave_16khz: the sound, float32 `[samples]`, from the first frame on.
         second_of_frame: the second of each frame, int64 `[T]`.
+        sound: the file that was listened to, which may be the video itself; None where it was given as samples.
     """
 
     objects: tuple[AvsResult, ...]
@@ -247,6 +253,7 @@ class AvsRun(Sequence[AvsResult]):
     wave_16khz: np.ndarray = field(repr=False)
     second_of_frame: np.ndarray = field(repr=False)
     _masks: MaskStore = field(repr=False)
+    sound: Path | None = None
 
     @classmethod
     def of(
@@ -259,6 +266,7 @@ class AvsRun(Sequence[AvsResult]):
         wave_16khz: np.ndarray,
         second_of_frame: np.ndarray,
         masks: MaskStore,
+        sound: Path | None = None,
     ) -> AvsRun:
         """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
         objects = []
@@ -291,6 +299,7 @@ class AvsRun(Sequence[AvsResult]):
             wave_16khz=wave_16khz,
             second_of_frame=second_of_frame,
             _masks=masks,
+            sound=sound,
         )
 
     def mask(self, frame: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from itertools import groupby
 
 import numpy as np
 
-from alref_edge.errors import InputError, MediaError
+from alref_edge.errors import InputError, MediaError, quoted
 from alref_edge.media import VideoSource
 from alref_edge.pipeline.ahead import LOOKAHEAD_BYTES, ahead, executor
 from alref_edge.pipeline.grounding import Grounder
@@ -30,6 +30,7 @@ from alref_edge.types import Detections, Pivot
 
 FELL_BACK = "no segment has a pivot: the best box on frame 0 serves"
 NO_BOX = "no box was found for this sentence: its masks are empty"
+NO_PIVOT_GIVEN = "no pivot is given for this sentence: its masks are empty"
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Query:
 
     Attributes:
         text: the sentence.
-        given: pivots known beforehand; None where the selector is asked segment by segment.
+        given: pivots known beforehand, of which there may be none; None where the selector is asked segment by segment.
         pivots: the pivots chosen so far, ascending by frame.
         decisions: what the selector decided, by segment.
         considered: the boxes that were looked at, by frame.
@@ -105,7 +106,8 @@ def segment_videos(
 
     In every segment of five sampled frames the selector picks a pivot frame and a box on it; SAM 2 turns the boxes into
     masks, and tracks each object forward and then backward from its middle pivot, with all its pivots in memory. An
-    object that has no pivot starts at the best box on frame 0; if there is none either, its masks are empty.
+    object that has no pivot starts at the best box on frame 0; if there is none either, or if it was given that there
+    is no pivot, its masks are empty.
 
     Args:
         networks: Grounding DINO and SAM 2.
@@ -225,7 +227,7 @@ def _ask(
     )
     for query in queries:
         _check_given(query, job.source)
-        if not query.given:
+        if query.given is None:
             grounder.read(query.text)
 
     def note(window: Window, images: Mapping[int, np.ndarray], pivots: Sequence[tuple[int, Pivot]]) -> Found:
@@ -264,9 +266,7 @@ def _look(
     cut = {window.index: window for window in windows(frame_count, settings)}
     wanted = {pivot.frame for query in queries for pivot in query.given or ()}
     if any(query.given is None for query in queries):
-        wanted |= {frame for window in cut.values() if window.is_segment for frame in window.sampled}
-    if any(not query.given for query in queries):
-        wanted.add(0)
+        wanted |= {0} | {frame for window in cut.values() if window.is_segment for frame in window.sampled}
     length = settings.frames_per_segment * settings.sample_step
     before, done = source.decoded, 0
     frames = watch.over("decode", source.frames_at(wanted))
@@ -322,7 +322,10 @@ def _ground(query: Query, grounder: Grounder, segment: Segment, frame: int) -> D
 
 
 def _fall_back(query: Query, grounder: Grounder, settings: RvosSettings) -> list[Pivot]:
-    """No segment gave a pivot: the best box on frame 0 at lower thresholds, or nothing."""
+    """No segment gave a pivot: the best box on frame 0 at lower thresholds, or nothing. No pivots given are none."""
+    if query.given is not None:
+        query.warnings.append(NO_PIVOT_GIVEN)
+        return []
     thresholds = settings.fallback_box_threshold, settings.fallback_text_threshold
     found = grounder.detect(0, query.text, *thresholds).top(1)
     if not query.considered.get(0):
@@ -340,7 +343,7 @@ def _prompt(tracking: ObjectTracking, found: Found) -> None:
     """Prompt the tracker with pivots, frame by frame: all sentences of a frame together."""
     by_frame: Callable[[tuple[int, Pivot]], int] = lambda item: item[1].frame  # noqa: E731
     for frame, group in groupby(sorted(found.pivots, key=by_frame), key=by_frame):
-        tracking.prompt(frame, found.images[frame], {number: pivot.box_xyxy for number, pivot in group})
+        tracking.prompt(frame, found.images[frame], {number: pivot.prompt_xyxy for number, pivot in group})
 
 
 def _check_given(query: Query, source: VideoSource) -> None:
@@ -348,16 +351,16 @@ def _check_given(query: Query, source: VideoSource) -> None:
     for pivot in query.given or ():
         if pivot.frame >= frame_count:
             raise InputError(
-                f"A pivot of {query.text!r} lies beyond the video.",
+                f"A pivot of {quoted(query.text)} lies beyond the video.",
                 expected=f"a frame from 0 to {frame_count - 1}",
                 got=pivot.frame,
                 mend="check that the pivots were made for this video.",
             )
-        x0, y0, x1, y1 = pivot.box_xyxy.tolist()
+        x0, y0, x1, y1 = pivot.prompt_xyxy.tolist()
         if not (x0 < min(x1, width) and y0 < min(y1, height) and x1 > 0 and y1 > 0):
             raise InputError(
-                f"A pivot's box of {query.text!r} lies outside the frame, or has no area.",
+                f"A pivot's box of {quoted(query.text)} lies outside the frame, or has no area.",
                 expected=f"x0 y0 x1 y1 in pixels of {width}x{height}",
-                got=pivot.box_xyxy.tolist(),
+                got=pivot.prompt_xyxy.tolist(),
                 mend="check that the pivots were made for this video.",
             )

@@ -41,7 +41,9 @@ def tiles(shown: Shown) -> Html:
     if "sound" in record:
         labels = record["sound"]["labels"]
         figures.insert(1, ("seconds with sound", f"{sum(map(bool, labels))} of {len(labels)}"))
-    if shown.truth:
+    if shown.sounding_j is not None:
+        figures.insert(0, ("mean J", f"{shown.sounding_j:.3f}"))
+    elif shown.truth:
         figures.insert(0, ("mean J&F", f"{_mean([each.scores.j_and_f for each in shown.truth]):.3f}"))
     return element(
         "dl", *(element("div", element("dt", name), element("dd", value)) for name, value in figures), class_="tiles"
@@ -109,7 +111,11 @@ def overview(shown: Shown) -> Html:
         ]
         rows.append(element("tr", *cells, *(_figure(value) for value in figures)))
     fourth = [("Sounds in", "beside")] if sounds else [("Kind", "beside")] if truth else []
-    if truth and len(truth) > 1:
+    if shown.sounding_j is not None:
+        head = element("th", "All that sounds", scope="row")
+        beside = element("td", class_="beside")
+        rows.append(element("tr", head, beside, beside, _figure(shown.sounding_j), *2 * [_figure(None)], class_="mean"))
+    elif truth and len(truth) > 1:
         means = [_mean([getattr(each.scores, name) for each in truth]) for name in measures]
         beside = element("td", class_="beside")
         head = element("th", "Mean", scope="row")
@@ -117,6 +123,8 @@ def overview(shown: Shown) -> Html:
     note = (
         "J: overlap with the truth. F: agreement of the contours. 0 to 1, as DAVIS defines them, mean over all frames."
     )
+    if shown.sounding_j is not None:
+        note += " Of all that sounds: J on the last frame of each second, mean over the seconds."
     heads = [(shown.what.removesuffix("s").title(), None), ("Pivots", "beside"), *fourth]
     return element(
         "section",

@@ -20,6 +20,7 @@ class Shown:
         results: of the run, in the order of the record's sentences or objects: an `AvsRun`, which may be empty, or one
             or more of sentences.
         truth: one of each result, in their order.
+        sounding_j: J of all that sounds on the frame that stands for a second, mean over the seconds; None if unknown.
 
     Raises:
         InputError: results, record and truth differ in kind or number.
@@ -28,6 +29,7 @@ class Shown:
     record: Mapping[str, Any]
     results: Sequence[MaskResult]
     truth: Sequence[Truth] | None = None
+    sounding_j: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.results, AvsRun) != (self.what == "objects"):

@@ -101,7 +101,7 @@ def section(subject: Subject, times_s: np.ndarray, seconds: float) -> Html:
 def _pivots(subject: Subject) -> list[Html]:
     pivots = subject.entry["pivots"]
     if not pivots:
-        return [element("p", "No box was found, so there is no pivot and the masks are empty.")]
+        return [element("p", "There is no pivot, so the masks are empty.")]
     figures = []
     for pivot in subject.shown_pivots:
         role = " Tracking begins here." if pivot["frame"] == subject.entry.get("start_frame") else ""

@@ -26,6 +26,10 @@ from alref_edge.errors import InputError
 WIDTH, HEIGHT = 128, 96
 
 
+# Of 96 x 96 and 5 s, in which no object could sound alone all the time.
+LACKING = [seed for seed in range(60) if not has_single(make_scene(seed, 96, 96, 40))][:7]
+
+
 def scene_of(seed: int, frames: int = 40) -> Scene:
     return make_scene(seed, WIDTH, HEIGHT, frames)
 
@@ -345,6 +349,9 @@ def test_what_comes_meanwhile_is_kept(tmp_path: Path) -> None:
         ({"width": 5000}, "too large.*4096"),
         ({"width": 20}, "sides >= 96"),
         ({"layout": "mp4", "width": 97}, "even length.*97x96"),
+        ({"layout": "avsbench-s4"}, r"suits avsbench-s4.*alone of its shape.*none in seed 0\..*--seeds 0:10"),
+        ({"layout": "avsbench-s4", "seeds": [0, 1]}, r"suits avsbench-s4.*none in seeds 0, 1\."),
+        ({"layout": "avsbench-s4", "seeds": LACKING}, r"none in seeds 0, 1, .* and 2 more\."),
     ],
     ids=str,
 )

@@ -170,7 +170,7 @@ def test_a_check_finds_a_float16_graph_that_is_far_off(component: ComponentSpec,
     (last,) = (each for each in wrong.graph.initializer if "encoder.out_proj.weight" in each.name)
     last.raw_data = (np.frombuffer(last.raw_data, np.float16) * np.float16(1.5)).tobytes()
     onnx.save(wrong, tmp_path / "memory_encoder.onnx")
-    with pytest.raises(EngineError, match="memory differs from the module.*root mean square"):
+    with pytest.raises(EngineError, match=r"memory differs from the module.*root mean square"):
         check_float16(
             graphs_of(model), {**narrow, "memory_encoder": tmp_path / "memory_encoder.onnx"}, example_runs(model)
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alref_edge.errors import MediaError
 from alref_edge.media import open_video
 from alref_edge.media.folder import natural_key
-from tests.media.clips import frame_number, make_folder, pattern
+from tests.media.clips import frame_number, make_clip, make_folder, pattern
 
 
 def test_frames_are_the_pixels_of_the_files_in_natural_order(tmp_path: Path) -> None:
@@ -91,3 +93,25 @@ def test_a_single_image_is_a_clip_of_one_frame(media: Path) -> None:
     source = open_video(path)
     assert (source.info.kind, source.frame_count()) == ("image", 1)
     np.testing.assert_array_equal(source.frame(0), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_frames_have_their_files_names(tmp_path: Path) -> None:
+    names = ["1", "2", "7", "100", "A", "a", "b.c", "großer Hund\n", os.fsdecode(b"caf\xe9"), "x" * 250]
+    files = [name + (".jpg", ".PNG", ".jpeg")[number % 3 if len(name) < 9 else 0] for number, name in enumerate(names)]
+    for file in files:
+        Image.new("RGB", (8, 8)).save(tmp_path / file, format="PNG")
+    assert open_video(tmp_path).frame_names == tuple(Path(file).stem for file in sorted(files, key=natural_key))
+    assert open_video(tmp_path).frame_names[:4] == ("1", "2", "7", "100")
+    (image,) = (path for path in tmp_path.iterdir() if path.stem == "100")
+    assert open_video(image).frame_names is None
+    assert open_video(make_clip(tmp_path / "clip.mp4", frames=2)).frame_names is None
+
+
+@pytest.mark.parametrize(
+    "names", [("1.jpg", "1.png"), ("a.jpg", "a.b.jpg", "a.jpeg"), ("1.jpg", "1.kk.jpg", "1.PNG", "2.jpg")]
+)
+def test_two_files_of_one_name_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name, format="PNG")
+    with pytest.raises(MediaError, match="two files for one frame"):
+        open_video(tmp_path)

@@ -249,3 +249,28 @@ def test_a_frame_of_another_size_and_a_place_that_cannot_be_written(tmp_path: Pa
         with pytest.raises(InputError, match="cannot be written"):
             OverlayWriter(path, 32, 32, 25)
     assert {entry.name for entry in tmp_path.iterdir()} == {"folder", "whole.mp4"}
+
+
+def test_labels_in_other_scripts_are_told_of_once(tmp_path: Path) -> None:
+    texts = ["große ñandú", "красный", "红色", "红 \x1b[31m"]
+    with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=texts[:2]) as writer:
+        writer.write(GREY[:48, :64], np.zeros((2, 48, 64), bool))
+    assert writer.notes == []
+    with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=texts) as writer:
+        writer.write(GREY[:48, :64], np.ones((4, 48, 64), bool))
+    assert writer.warnings == []
+    (note,) = writer.notes
+    assert r"lacks '红', '色', '\x1b': code points" in note
+    with OverlayWriter(tmp_path / "out.mp4", 64, 48, 25, labels=["一二三四五六七八九十"]) as writer:
+        writer.write(GREY[:48, :64], np.ones((1, 48, 64), bool))
+    assert "'八' and 2 more" in writer.notes[0]
+
+
+@pytest.mark.parametrize("text", ["große", "красный", "ἀρχή", "x" * 400, "红色红色红色红色红色红色红色"])
+def test_a_label_is_written_whole_in_height(text: str) -> None:
+    """No letter touches the upper or lower edge of its patch, which has one colour there."""
+    patch = np.asarray(overlay._label(text, object_colour(0), 24, 300))
+    assert patch.shape[1] <= 300
+    assert (patch != object_colour(0)).any()
+    for edge in (patch[0], patch[-1]):
+        np.testing.assert_array_equal(edge, np.broadcast_to(object_colour(0), edge.shape))

@@ -15,14 +15,16 @@ import pytest
 from PIL import Image
 
 from alref_edge.errors import CapacityError, InputError
-from alref_edge.media import decode_rle, open_video
+from alref_edge.media import decode_audio, decode_rle, open_video, probe_audio
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.output import ResultFolder, slug
 from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import RunReport, RvosResult
+from alref_edge.pipeline.rvos import Query
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections, Pivot
 from tests.media.clips import make_clip, make_folder
+from tests.media.sounds import make_sound_file
 
 SENTENCES = ["The red ball!", "犬"]
 
@@ -378,3 +380,154 @@ def test_only_files_that_a_result_lists_go_with_it(
     with pytest.raises(InputError, match=r"something else than a result.*notes\.txt"):
         ResultFolder(out, overwrite=True)
     assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_masks_of_a_folders_frames_bear_the_frames_names(
+    tmp_path: Path, results: list[RvosResult], masks: np.ndarray
+) -> None:
+    names = ["1", "2", "A", "a"]
+    make_folder(tmp_path / "frames", 4, (64, 48))
+    for path, name in zip(sorted((tmp_path / "frames").iterdir()), names, strict=True):
+        path.rename(path.with_stem(name))
+    source = open_video(tmp_path / "frames")
+    for form in ("png", "rle"):
+        with ResultFolder(tmp_path / form, masks=form, overlay=False) as folder:
+            record = folder.write(results, source)
+        assert record["input"]["frame_names"] == names
+    for item, entry in enumerate(json.loads((tmp_path / "png" / "result.json").read_bytes())["sentences"]):
+        where = tmp_path / "png" / entry["masks"]["folder"]
+        assert sorted(os.listdir(where)) == [f"{name}.png" for name in names]
+        for frame, name in enumerate(names):
+            np.testing.assert_array_equal(np.asarray(Image.open(where / f"{name}.png")) > 0, masks[item, frame])
+    (_, entry) = record["sentences"]
+    rles = json.loads((tmp_path / "rle" / entry["masks"]["file"]).read_text())
+    assert [rle["name"] for rle in rles] == names
+    np.testing.assert_array_equal(decode_rle(rles[3]), masks[1, 3])
+
+
+def test_a_videos_frames_have_no_names(tmp_path: Path, clip: Path, results: list[RvosResult]) -> None:
+    with ResultFolder(tmp_path / "out", masks="rle", overlay=False) as folder:
+        record = folder.write(results, open_video(clip))
+    assert record["input"]["frame_names"] is None
+    rles = json.loads((tmp_path / "out" / record["sentences"][0]["masks"]["file"]).read_text())
+    assert [sorted(rle) for rle in rles] == [["counts", "size"]] * 4
+
+
+def test_names_that_the_disk_takes_for_one_overwrite_nothing(
+    tmp_path: Path, results: list[RvosResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that does not tell capitals: `a.jpg` and `A.jpg` may come from another one."""
+    make_folder(tmp_path / "frames", 4, (64, 48))
+    source = open_video(tmp_path / "frames")
+    monkeypatch.setattr(type(source), "frame_names", ("1", "a", "2", "a"))
+    with (
+        pytest.raises(InputError, match=r"one file.*'a' a second time.*--masks rle"),
+        ResultFolder(tmp_path / "out", overlay=False) as folder,
+    ):
+        folder.write(results, source)
+    assert left_over(tmp_path) == ["frames"]
+
+
+def test_boxes_are_clipped_to_the_frame_and_replayed_as_they_were(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    beyond = np.array([-3, 2, 70, 40], np.float32)
+    inside = np.array([1, 2, 30, 40], np.float32)
+    found = Detections(np.stack([beyond, inside]), np.array([0.6, 0.5], np.float32), ("ball", "ball"))
+    query = Query("ball", None, [Pivot(1, beyond), Pivot(2, inside)], considered={2: found}, warnings=["odd"])
+    result = RvosResult.of(0, query, ["general"], results[0].run, results[0]._masks)
+    with ResultFolder(tmp_path / "out", masks="none", overlay=False) as folder:
+        record = folder.write([result], open_video(clip))
+    (entry,) = record["sentences"]
+    assert [pivot["box"] for pivot in entry["pivots"]] == [[0, 2, 64, 40], [1, 2, 30, 40]]
+    assert [pivot.get("prompt_box") for pivot in entry["pivots"]] == [[-3, 2, 70, 40], None]
+    assert entry["considered"][0]["boxes"] == [[0, 2, 64, 40], [1, 2, 30, 40]]
+    one, two = ReplaySelector.from_file(tmp_path / "out" / "result.json").given("ball")
+    np.testing.assert_array_equal(one.prompt_xyxy, beyond)
+    np.testing.assert_array_equal(two.prompt_xyxy, inside)
+    np.testing.assert_array_equal(one.box_xyxy, [0, 2, 64, 40])
+
+
+def test_warnings_of_a_sentence_name_it_and_those_of_the_whole_stand_once(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    texts = ["a dog", "x" * 100, "the \x1b[31mred\nball"]
+    own = [["lost"], ["lost"], []]
+    queries = [Query(text, None, warnings=each) for text, each in zip(texts, own, strict=True)]
+    run, store = results[0].run, results[0]._masks
+    made = [RvosResult.of(0, query, ["general"], run, store) for query in queries]
+    made[2] = replace(made[2], warnings=("general", "odd"), own_warnings=("odd",))
+    with ResultFolder(tmp_path / "out", masks="none", overlay=False) as folder:
+        record = folder.write(made, open_video(clip))
+    assert record["warnings"] == [
+        "general",
+        "'a dog': lost",
+        f"'{'x' * 57}...': lost",
+        r"'the \x1b[31mred\nball': odd",
+    ]
+    assert [entry["warnings"] for entry in record["sentences"]] == [["general", "lost"]] * 2 + [["general", "odd"]]
+
+
+def test_characters_that_the_overlay_cannot_draw_are_noted(
+    tmp_path: Path, clip: Path, results: list[RvosResult]
+) -> None:
+    for labels, lacks in ((["große", "собака"], ""), (["红 große", "\x1b[31m"], r"lacks '红', '\x1b': code points")):
+        labelled = [replace(result, label=label) for result, label in zip(results, labels, strict=True)]
+        with ResultFolder(tmp_path / "out", masks="none", overwrite=True) as folder:
+            notes = folder.write(labelled, open_video(clip))["notes"]
+        assert len(notes) == bool(lacks)
+        assert lacks in "".join(notes)
+
+
+def test_an_images_overlay_is_an_image(tmp_path: Path, results: list[RvosResult], masks: np.ndarray) -> None:
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "image.png")
+    source = open_video(tmp_path / "image.png")
+    run = replace(results[0].run, frame_count=1, info=source.info)
+    shown = [replace(result, run=run, label=label) for result, label in zip(results, ("a", "犬"), strict=True)]
+    for overlay in (True, False, True):
+        with ResultFolder(tmp_path / "out", overwrite=True, overlay=overlay) as folder:
+            record = folder.write(shown, source)
+        assert record["overlay"] == ("overlay.png" if overlay else None)
+        assert sorted(os.listdir(tmp_path / "out")) == ["masks", *["overlay.png"] * overlay, "result.json"]
+    with Image.open(tmp_path / "out" / "overlay.png") as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 48))
+        drawn = np.asarray(image)
+    assert (drawn[masks[0, 0] & ~masks[1, 0]] != 90).any()
+    assert "犬" in record["notes"][0]
+    assert os.listdir(tmp_path / "out" / "masks" / "00-a") == ["00000.png"]
+
+
+def heard(path: Path) -> np.ndarray:
+    """When a click is heard, in seconds after the first frame."""
+    loud = np.flatnonzero(np.abs(decode_audio(path, origin_s=float(open_video(path).times_s()[0])).wave) > 0.2)
+    return loud[np.insert(np.diff(loud) > 1600, 0, True)] / 16_000
+
+
+def clicks(*at_s: float, seconds: float, rate: int = 48_000) -> np.ndarray:
+    sound = np.zeros(round(seconds * rate))
+    for time_s in at_s:
+        start = round(time_s * rate)
+        sound[start : start + rate // 100] = 0.8
+    return sound
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.4])
+def test_the_overlay_keeps_the_sound_of_its_video(tmp_path: Path, results: list[RvosResult], start_s: float) -> None:
+    sound = clicks(0.2, 0.6, 0.9, seconds=1.0)
+    video = make_sound_file(tmp_path / "v.mp4", sound, 48_000, "aac", picture=True, start_s=start_s)
+    source = open_video(video)
+    frames = source.frame_count()
+    store = MaskStore(1, frames, 48, 64)
+    run = replace(results[0].run, frame_count=frames)
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        record = folder.write([replace(results[0], run=run, _masks=store)], source)
+    assert record["warnings"] == ["careful"]
+    np.testing.assert_allclose(heard(tmp_path / "out" / "overlay.mp4"), start_s + np.array([0.2, 0.6, 0.9]), atol=2e-3)
+    assert probe_audio(tmp_path / "out" / "overlay.mp4").codec == "aac"
+
+
+def test_a_folders_overlay_is_silent_where_no_sound_is_given(tmp_path: Path, results: list[RvosResult]) -> None:
+    source = open_video(make_folder(tmp_path / "frames", 4, (64, 48)))
+    with ResultFolder(tmp_path / "out", masks="none") as folder:
+        folder.write(results, source)
+    assert probe_audio(tmp_path / "out" / "overlay.mp4") is None

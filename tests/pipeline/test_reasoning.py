@@ -26,6 +26,7 @@ from alref_edge.pipeline import GroundingSelector, MllmSelector, MllmSoundSelect
 from alref_edge.pipeline.output import ResultFolder
 from alref_edge.pipeline.pivots import Decision, pivot_of
 from alref_edge.pipeline.rvos import FELL_BACK
+from alref_edge.types import clip_boxes
 from tests.mllm.fake_server import KEY, Behaviour, FakeServer, Request, error, says
 
 QUESTIONER = Questioner(Templates.load())
@@ -337,6 +338,12 @@ def test_what_sounds_and_where_is_as_answered(pipeline: Pipeline, sounding: tupl
     boxes = heard.objects[0].considered
     assert len(boxes) >= 2
     np.testing.assert_array_equal(one.pivots[0].box_xyxy, boxes.boxes_n4[1])
+    size = found.report.info.width, found.report.info.height
+    np.testing.assert_array_equal(boxes.clipped(*size).boxes_n4, boxes.boxes_n4)
+    np.testing.assert_array_equal(
+        clip_boxes(one.pivots[0].prompt_xyxy, *size), one.pivots[0].box_xyxy, "the prompt is the box that was found"
+    )
+    assert heard.objects[0].box == 1
     assert found.report.reasoning["questions"] == len(asked) == 2
     tags = ", ".join(dict.fromkeys(tag.name for tag in heard.tags))
     assert f"Heard: {tags}" in asked[0].texts[0]

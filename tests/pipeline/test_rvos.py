@@ -17,10 +17,9 @@ from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.demo import SEED
 from alref_edge.errors import InputError, MediaError, ProviderError
 from alref_edge.media import open_video
-from alref_edge.pipeline import Pipeline, Progress, RvosResult, RvosSettings, Segment
+from alref_edge.pipeline import Pipeline, Progress, ReplaySelector, RvosResult, RvosSettings, Segment
 from alref_edge.pipeline.pivots import Decision, Ground
-from alref_edge.pipeline.replay import ReplaySelector
-from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX
+from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX, NO_PIVOT_GIVEN
 from alref_edge.runtime.providers import CUDA, probe
 from alref_edge.types import Pivot
 from tests.media.clips import make_clip, media_folder
@@ -218,8 +217,8 @@ def test_a_pivot_and_a_fall_back_on_frame_0_share_its_encoding(pipeline: Pipelin
     class Half(GivenPivots):
         """A sentence with pivots, and one for which nothing is chosen."""
 
-        def given(self, sentence: str) -> list[Pivot]:
-            return self._pivots.get(sentence, [])
+        def given(self, sentence: str) -> list[Pivot] | None:  # type: ignore[override]
+            return self._pivots.get(sentence)
 
     clip = make_clip(tmp_path / "clip.mp4", frames=3)
     half = Half(ball=[(0, (5, 30, 60, 80)), (2, (5, 30, 60, 80))])
@@ -302,3 +301,45 @@ def test_recorded_boxes_are_tracked_as_they_were_shown(
     if number < 3:
         assert [(pivot.frame, pivot.box_xyxy.tolist()) for pivot in result.pivots] == [(10, pixels[number - 1])]
         assert result.mask(10).any()
+
+
+@pytest.mark.parametrize("company", [[], ["circle"]])
+def test_where_no_pivots_are_given_masks_are_empty_and_a_warning_says_so(
+    pipeline: Pipeline, clip: Path, company: list[str]
+) -> None:
+    nothing = GivenPivots(nothing=[], circle=[(5, (60, 90, 120, 150))])
+    *others, result = pipeline.rvos(clip, [*company, "nothing"], selector=nothing)
+    assert (result.pivots, result.start_frame, result.fell_back) == ((), None, False)
+    assert result.own_warnings == (NO_PIVOT_GIVEN,)
+    assert NO_PIVOT_GIVEN in result.warnings
+    assert not masks_of(result).any()
+    assert result.run.counters["grounding_backbone"] == result.run.counters["text_encodings"] == 0
+    assert all(each.own_warnings == () and masks_of(each).any() for each in others)
+
+
+@pytest.mark.parametrize("box", [(-50, -50, 80, 80), (250, 150, 900, 900), (-3, 60, 60, 90)])
+def test_a_box_beyond_the_frame_prompts_as_it_is_and_is_told_clipped(
+    pipeline: Pipeline, clip: Path, box: tuple[float, float, float, float]
+) -> None:
+    pivot = Pivot(20, np.array(box, np.float32))
+    (whole,) = pipeline.rvos(clip, "it", selector=ReplaySelector({"it": (pivot,)}, {}))
+    told = whole.pivots[0]
+    np.testing.assert_array_equal(told.box_xyxy, pivot.clipped(320, 240).box_xyxy)
+    np.testing.assert_array_equal(told.prompt_xyxy, pivot.box_xyxy)
+    (again,) = pipeline.rvos(clip, "it", selector=ReplaySelector({"it": whole.pivots}, {}))
+    np.testing.assert_array_equal(masks_of(again), masks_of(whole))
+
+
+@pytest.mark.parametrize(
+    ("sentences", "words"),
+    [
+        (["a dog", "x" * 5000], r"too long.*5000 characters in 'xxx.*\.\.\.'"),
+        (["a dog", "\t"], r"empty.*'\\t' as number 2 of 2"),
+        (["a dog", "cross " * 400], r"too long.*tokens in 'cross cross.*\.\.\.'"),
+        (["a dog", "собака"], r"No word.*'собака'"),
+    ],
+)
+def test_errors_name_their_sentence_in_short(pipeline: Pipeline, clip: Path, sentences: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        list(pipeline.rvos(clip, sentences))
+    assert len(str(caught.value)) < 400

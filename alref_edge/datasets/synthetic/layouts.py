@@ -19,6 +19,7 @@ _SECONDS = 5
 _LONG_SECONDS = 10
 _MOST_SCENES = 100_000
 _LARGEST = 4096
+_ONE_SOUND = "an object alone of its shape that is in view from beginning to end, so that it alone can sound"
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,20 @@ class Layout:
         writer: does it.
         splits: names of the parts it may have; the first is the usual one.
         every_long: of each so many seeds, the last gives a clip of 10 s instead of 5 s; 0 for none.
+        needs: what a scene must have to suit it, in words; most scenes do.
     """
 
     writer: Callable[[Path, str], FolderLayout]
     splits: tuple[str, ...]
     every_long: int = 0
+    needs: str = "an object that words can tell from the rest"
 
 
 LAYOUTS = {
     "ref-youtube-vos": Layout(RefYoutubeVos, ("valid", "train")),
     "ref-davis17": Layout(RefDavis17, ("valid", "train")),
     "mevis": Layout(Mevis, ("valid_u", "train")),
-    "avsbench-s4": Layout(AvsbenchS4, ("test", "val", "train")),
+    "avsbench-s4": Layout(AvsbenchS4, ("test", "val", "train"), needs=_ONE_SOUND),
     "avsbench-ms3": Layout(AvsbenchMs3, ("test", "val", "train")),
     "avsbench-avss": Layout(AvsbenchSemantic, ("test", "val", "train"), every_long=3),
     "mp4": Layout(Mp4Clips, ("all",)),
@@ -122,7 +125,13 @@ def write_dataset(
             if progress is not None:
                 progress(done + 1, len(seeds))
         if not videos:
-            raise InputError(f"No scene of these seeds suits {layout}.", got=left_out[:5], mend="give more seeds.")
+            raise InputError(
+                f"No scene of these seeds suits {layout}.",
+                expected=chosen.needs,
+                got=f"none in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, left_out[:5]))}"
+                + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""),
+                mend="give more seeds, such as --seeds 0:10: most scenes have one.",
+            )
         writer.finish()
         folder.record |= {"layout": layout, "split": split, "left_out": left_out, "videos": truths}
     return Written(folder.path, layout, split, tuple(videos), tuple(left_out))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from alref_edge.errors import BundleError, InputError
+from alref_edge.errors import BundleError, InputError, quoted
 
 CLS, SEP, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
 DELIMITERS = (CLS, SEP, ".", "?")
@@ -105,26 +105,26 @@ class CaptionTokenizer:
         """
         text = preprocess_caption(caption)
         if not text.strip(". ?"):
-            raise InputError("The sentence is empty.", got=repr(caption), mend="say in words what to look for.")
+            raise InputError("The sentence is empty.", got=quoted(caption), mend="say in words what to look for.")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                "The sentence is not valid UTF-8 text.", got=repr(caption), mend="give it in UTF-8."
+                "The sentence is not valid UTF-8 text.", got=quoted(caption), mend="give it in UTF-8."
             ) from error
         ids = self._tokenizer.encode(text).ids
         if len(ids) > self.max_text_len:
             raise InputError(
                 "The sentence is too long.",
                 expected=f"at most {self.max_text_len} tokens, [CLS], [SEP] and the last period among them",
-                got=f"{len(ids)} tokens",
+                got=f"{len(ids)} tokens in {quoted(caption)}",
                 mend="shorten it, or split it into several sentences.",
             )
         if self._meaningless.issuperset(ids):
             raise InputError(
                 "No word of the sentence is known to the text encoder.",
                 expected="words of the bundle's vocabulary, which is English",
-                got=repr(caption),
+                got=quoted(caption),
                 mend="translate the sentence into English.",
             )
         input_ids = np.asarray([ids], np.int64)
