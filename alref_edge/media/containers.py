@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 _MP4_BOXES = frozenset(b"ftyp styp moov mdat moof free skip wide sidx mfra uuid meta pdin emsg prft".split())
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
+# Of a file with the most frames that are read, each in a fragment of its own.
+_MOST_BOXES = 16_000_000
 
 
 def declared_bytes(file: BinaryIO, size: int) -> int | None:
@@ -34,7 +37,9 @@ def declared_bytes(file: BinaryIO, size: int) -> int | None:
 def _mp4(file: BinaryIO, size: int) -> int | None:
     offset = 0
     seen: set[bytes] = set()
-    while offset + 8 <= size:
+    for _ in range(_MOST_BOXES):
+        if offset + 8 > size:
+            break
         file.seek(offset)
         head = file.read(16)
         length, name = struct.unpack(">I4s", head[:8])
@@ -71,3 +76,61 @@ def _matroska(file: BinaryIO) -> int | None:
         if name == _SEGMENT:
             return offset
     return None
+
+
+def fragment_samples(file: BinaryIO, size: int) -> dict[int, int]:
+    """Samples that the fragments (`moof`) of an ISO base media file list, by track; empty without fragments.
+
+    `size` is the file's real size. ValueError where boxes of a fragment do not fit together, or are absurdly many.
+    """
+    samples: dict[int, int] = {}
+    left = iter(range(_MOST_BOXES))
+    for name, start, end in _boxes(file, 0, size, left):
+        if name == b"moof":
+            for inner, inner_start, inner_end in _boxes(file, start, end, left, exact=True):
+                if inner == b"traf":
+                    _count_samples(file, inner_start, inner_end, left, samples)
+    return samples
+
+
+def _count_samples(file: BinaryIO, start: int, end: int, left: Iterator[int], samples: dict[int, int]) -> None:
+    """Adds what the runs (`trun`) of a track's fragment list."""
+    track = None
+    for name, inside, _ in _boxes(file, start, end, left, exact=True):
+        file.seek(inside + 4)
+        number = int.from_bytes(file.read(4), "big")
+        if name == b"tfhd":
+            track = number
+        elif name == b"trun" and track is not None:
+            samples[track] = samples.get(track, 0) + number
+    if track is None:
+        raise ValueError("a fragment of no track")
+
+
+def _boxes(
+    file: BinaryIO, start: int, end: int, left: Iterator[int], *, exact: bool = False
+) -> Iterator[tuple[bytes, int, int]]:
+    """`(name, begin of the content, end)` of each box between two offsets.
+
+    A box that does not fit ends the walk, or is a ValueError where they must fill the stretch exactly; so is one more
+    than `left` allows.
+    """
+    while start + 8 <= end:
+        if next(left, None) is None:
+            raise ValueError(f"more than {_MOST_BOXES:,} boxes")
+        file.seek(start)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length, name = struct.unpack(">I4s", head[:8])
+        inside = start + 8
+        if length == 1 and len(head) == 16:
+            length, inside = struct.unpack(">Q", head[8:16])[0], start + 16
+        elif length == 0:
+            length = end - start
+        if length < inside - start or start + length > end:
+            break
+        yield name, inside, start + length
+        start += length
+    if exact and start != end:
+        raise ValueError("fragments that do not fit together")
