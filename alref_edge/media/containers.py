@@ -11,6 +11,9 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 # Of a file with the most frames that are read, each in a fragment of its own.
 _MOST_BOXES = 16_000_000
+_NO_SAMPLES = 0x010000
+# Flags of a run (`trun`): fields of 4 bytes that it has once, and that each of its samples has.
+_RUN_FIELDS = (0x000005, 0x000F00)
 
 
 def declared_bytes(file: BinaryIO, size: int) -> int | None:
@@ -81,30 +84,42 @@ def _matroska(file: BinaryIO) -> int | None:
 def fragment_samples(file: BinaryIO, size: int) -> dict[int, int]:
     """Samples that the fragments (`moof`) of an ISO base media file list, by track; empty without fragments.
 
-    `size` is the file's real size. ValueError where boxes of a fragment do not fit together, or are absurdly many.
+    `size` is the file's real size. ValueError where boxes of a fragment do not fit together or have lost their names,
+    or where they are absurdly many.
     """
     samples: dict[int, int] = {}
     left = iter(range(_MOST_BOXES))
+    before = b""
     for name, start, end in _boxes(file, 0, size, left):
+        if name == b"mdat" and samples and before not in _MP4_BOXES:
+            raise ValueError(f"a fragment that is called {before!r}")
+        before = name
         if name == b"moof":
-            for inner, inner_start, inner_end in _boxes(file, start, end, left, exact=True):
-                if inner == b"traf":
-                    _count_samples(file, inner_start, inner_end, left, samples)
+            tracks = [box for box in _boxes(file, start, end, left, exact=True) if box[0] == b"traf"]
+            if not tracks:
+                raise ValueError("a fragment of no track")
+            for _, inner_start, inner_end in tracks:
+                _count_samples(file, inner_start, inner_end, left, samples)
     return samples
 
 
 def _count_samples(file: BinaryIO, start: int, end: int, left: Iterator[int], samples: dict[int, int]) -> None:
     """Adds what the runs (`trun`) of a track's fragment list."""
-    track = None
-    for name, inside, _ in _boxes(file, start, end, left, exact=True):
-        file.seek(inside + 4)
-        number = int.from_bytes(file.read(4), "big")
+    track = runs = 0
+    for name, inside, after in _boxes(file, start, end, left, exact=True):
+        file.seek(inside)
+        flags, number = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
         if name == b"tfhd":
             track = number
-        elif name == b"trun" and track is not None:
+            runs += bool(flags & _NO_SAMPLES)
+        elif name == b"trun":
+            once, each = (4 * (flags & mask).bit_count() for mask in _RUN_FIELDS)
+            if after - inside != 8 + once + number * each:
+                raise ValueError("a fragment whose samples do not fit their table")
             samples[track] = samples.get(track, 0) + number
-    if track is None:
-        raise ValueError("a fragment of no track")
+            runs += 1
+    if not track or not runs:
+        raise ValueError("a fragment of no track or without samples")
 
 
 def _boxes(

@@ -18,7 +18,7 @@ from PIL import Image
 from alref_edge.errors import MediaError
 from alref_edge.media.files import open_regular, unreadable
 from alref_edge.media.limits import Limits
-from alref_edge.media.pictures import MOST_SCANS, PngHeader, jpeg_scans, png_header
+from alref_edge.media.pictures import PngHeader, check_scans, jpeg_scans, png_header
 from alref_edge.media.source import VideoInfo, VideoSource
 from alref_edge.media.turn import Turn
 
@@ -257,10 +257,8 @@ def _checked(path: Path, limits: Limits) -> Iterator[_Picture]:
         try:
             if picture.png is None:
                 at = picture.file.tell()
-                scans = jpeg_scans(picture.file, MOST_SCANS)
+                check_scans(picture.file, path)
                 picture.file.seek(at)
-                if scans > MOST_SCANS:
-                    raise ValueError(f"more than {MOST_SCANS} scans")
             yield picture
         except MemoryError as error:
             raise damaged(path, "it needs more memory than there is") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -99,7 +100,7 @@ def open_container(
                 )
             file.seek(0)
             container = av.open(
-                file,
+                _Reader(file),
                 "r",
                 buffer_size=_READ_BYTES,
                 options=options or {},
@@ -121,6 +122,23 @@ def open_container(
             ) from error
         with container:
             yield container
+
+
+class _Reader:
+    """A file as PyAV reads it: a place that cannot be, which a damaged index may name, is an error code, no exception.
+
+    PyAV prints the traceback of every such exception but the last.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._seek = file.seek
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def wave_bytes(file: BinaryIO) -> int | None:

@@ -7,6 +7,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from alref_edge.errors import MediaError
+
 MOST_SCANS = 100
 """Scans of one JPEG picture that are decoded; encoders write about ten."""
 
@@ -57,6 +59,17 @@ def png_header(file: BinaryIO) -> PngHeader:
     else:
         raise ValueError(f"more than {_MOST_CHUNKS:,} chunks")
     return PngHeader(depth, significant if 0 < significant < depth else depth, late_text)
+
+
+def check_scans(file: BinaryIO, what: object) -> None:
+    """Raises MediaError if a JPEG has more scans than `MOST_SCANS`."""
+    if jpeg_scans(file, MOST_SCANS) > MOST_SCANS:
+        raise MediaError(
+            f"{what} has a JPEG picture of too many scans.",
+            expected=f"at most {MOST_SCANS}",
+            got=f"{MOST_SCANS + 1} or more",
+            mend="write it anew: ffmpeg -i IN -q:v 2 OUT",
+        )
 
 
 def jpeg_scans(file: BinaryIO, most: int) -> int:

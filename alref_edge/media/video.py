@@ -21,7 +21,7 @@ from alref_edge.media.files import open_regular
 from alref_edge.media.index import index_packets
 from alref_edge.media.limits import Limits
 from alref_edge.media.opening import ERRORS, Medium, open_container, reason
-from alref_edge.media.pictures import MOST_SCANS, jpeg_scans
+from alref_edge.media.pictures import check_scans
 from alref_edge.media.source import VideoInfo, VideoSource
 from alref_edge.media.turn import Turn
 
@@ -71,14 +71,13 @@ class VideoFile(VideoSource):
         self._begin: int | None = None
         self.path, self.limits = path, limits
         with self._opened() as (container, stream):
-            self._format = container.format.name
+            self._format, self._codec = container.format.name, stream.codec_context.name
             self._check_headers(container, stream)
             self._listed = self._count_listed(container, stream)
-            self._codec = stream.codec_context.name
             self._time_base = stream.time_base or Fraction(1)
             header_s = _seconds(container, stream)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self._promised_s, self._promised = _promised_s(container, stream), stream.frames
+            self._promised_s, self._promised = _promised_s(container, stream), max(stream.frames, self._listed)
             packets = self._packets(container, stream, whole=True)
             self._index = index_packets(container, stream, packets, limits, path)
         with self._opened() as (container, stream):
@@ -104,11 +103,9 @@ class VideoFile(VideoSource):
         info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
         super().__init__(path, info, limits)
         if self._index is not None:
-            left_out = self._promised - len(self._index)
-            if left_out > 0:
-                self.warnings.append(
-                    f"{path.name} itself leaves out {left_out} of its {self._promised} frames (edit list)"
-                )
+            if len(self._index) < self._promised:
+                shown = f"{len(self._index)} of the {self._promised} frames of {path.name}"
+                self._note(f"{shown} are shown; its own edit list or empty samples leave out the others")
             self._note_losses(duration_s)
 
     def frame_count(self) -> int:
@@ -134,15 +131,13 @@ class VideoFile(VideoSource):
                 # AVI and elementary streams have no clock of their own.
                 self._times = np.arange(frames) / self.info.fps
             self.limits.check_duration(float(self._times[-1] - self._times[0]), self.path)
-            if frames < self._promised:
-                self.warnings.append(f"{self.path.name} promises {self._promised} frames and holds {frames}")
             self._note_losses(float(self._times[-1] - self._times[0]) + 1 / self.info.fps)
 
     def _note_losses(self, holds_s: float) -> None:
         """Warns where the headers promise a longer video, or where an even clock has holes."""
         name, promises_s = self.path.name, self._promised_s
-        if promises_s - holds_s > max(1.0, 0.1 * promises_s):
-            self.warnings.append(f"{name} promises {promises_s:.1f} s of pictures and holds {holds_s:.1f} s")
+        if promises_s - holds_s > max(3 / self.info.fps, 0.05 * promises_s):
+            self._note(f"{name} promises {promises_s:.1f} s of pictures and holds {holds_s:.1f} s")
         if self._exact or self._times is None or len(self._times) < _EVEN:
             return
         steps = np.diff(self._times)
@@ -152,7 +147,7 @@ class VideoFile(VideoSource):
         if 0 < len(holes) <= max(1, 0.02 * len(steps)) and np.abs(others - typical).max() <= max(0.1 * typical, 0.0011):
             lost = int((np.rint(steps[holes] / typical) - 1).sum())
             after_s = float(self._times[holes[0]] - self._times[0])
-            self.warnings.append(f"{lost} frames seem to be lost in {name}, the first after {after_s:.2f} s")
+            self._note(f"{name} seems to have lost frames: {lost}, the first after {after_s:.2f} s")
 
     def _group_start(self, index: int) -> int:
         return int(self._index.starts_g[self._index.group(index)]) if self._index is not None else 0
@@ -179,7 +174,7 @@ class VideoFile(VideoSource):
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every picture from the start, in display order, by decoding alone."""
         lenient = bool(_STREAMS & set(self._format.split(",")))
-        seen = 0
+        seen, late = 0, False
         with self._opened() as (container, stream):
             if lenient:
                 # With frame threads an error would be told pictures later, and one at the end could not be known.
@@ -197,6 +192,7 @@ class VideoFile(VideoSource):
                     for frame in frames:
                         if frame.is_corrupt or frame.pts in torn:
                             damage = "a damaged picture" if seen or not lenient else None
+                            late = late or damage is None
                         elif damage is None:
                             seen += 1
                             self._check_frame(frame, seen)
@@ -205,15 +201,23 @@ class VideoFile(VideoSource):
                             break
                     if error is not None and (seen or not lenient):
                         damage = error
+                    late = late or (error is not None and damage is None)
             except ERRORS as error:
                 damage = error
         if damage is not None and not lenient:
             raise self._broken(seen, damage)
         if not seen:
             raise self._broken(0, damage or "no picture")
-        note = f"the last picture of {self.path.name} is cut off and left out"
-        if damage is not None and note not in self.warnings:
-            self.warnings.append(note)
+        if seen < self._promised:
+            self._note(f"{self.path.name} promises {self._promised} frames and holds {seen}")
+        if late:
+            self._note(f"{self.path.name} begins with what cannot be decoded; it is left out")
+        if damage is not None:
+            self._note(f"the last picture of {self.path.name} is cut off and left out")
+
+    def _note(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Decodes run by run: from a key frame to the last packet that the run needs."""
@@ -351,10 +355,8 @@ class VideoFile(VideoSource):
             at_end = not packet.size and packet.dts is None
             if at_end and whole and count < self._listed:
                 raise self._fewer(self._listed, count)
-            if packet.size and stream.codec_context.name == "mjpeg":
-                scans = jpeg_scans(io.BytesIO(bytes(packet)), MOST_SCANS)
-                if scans > MOST_SCANS:
-                    raise self._broken(None, f"a picture of more than {MOST_SCANS} scans")
+            if packet.size and self._codec == "mjpeg":
+                check_scans(io.BytesIO(bytes(packet)), self.path)
             # A sample without bytes repeats the picture before it.
             if packet.size or at_end:
                 count += not at_end
