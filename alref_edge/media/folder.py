@@ -282,6 +282,10 @@ def _opened(path: Path) -> Iterator[_Picture]:
             image = Image.open(file, formats=_FORMATS)
         except _DAMAGE as error:
             raise damaged(path, error) from error
+        width, height = image.size
+        # A block of 8 x 8 takes a bit at the very least; decoders make grey of what is not there.
+        if png is None and 8 * size < (width // 8) * (height // 8):
+            raise damaged(path, f"{size:,} bytes for {width}x{height} pixels")
         pictures = getattr(image, "n_frames", 1)
         if png is not None and pictures > 1:
             raise MediaError(
