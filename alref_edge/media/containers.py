@@ -11,6 +11,11 @@ _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 # Of a file with the most frames that are read, each in a fragment of its own.
 _MOST_BOXES = 16_000_000
+# 24 bytes each in FFmpeg; a video of the most frames that are read has 500,000.
+_MOST_ENTRIES = 16_000_000
+_USUAL_EDITS = 8
+_PARENTS = frozenset({b"edts", b"mdia", b"minf", b"stbl"})
+_TABLES = frozenset({b"elst", b"stsz", b"stz2", b"stts", b"stco", b"co64"})
 _NO_SAMPLES = 0x010000
 # Flags of a run (`trun`): fields of 4 bytes that it has once, and that each of its samples has.
 _RUN_FIELDS = (0x000005, 0x000F00)
@@ -79,6 +84,44 @@ def _matroska(file: BinaryIO) -> int | None:
         if name == _SEGMENT:
             return offset
     return None
+
+
+def check_tables(file: BinaryIO, size: int) -> None:
+    """ValueError where a track of an ISO base media file lists absurdly many samples, or repeats them so by its edits.
+
+    A reader makes an entry in memory of each, before anybody can look at it. `size` is the file's real size.
+    """
+    left = iter(range(_MOST_BOXES))
+    file.seek(4)
+    if file.read(4) not in _MP4_BOXES:
+        return
+    for name, start, end in _boxes(file, 0, size, left):
+        for inner, inner_start, inner_end in _boxes(file, start, end, left) if name == b"moov" else ():
+            if inner == b"trak":
+                entries = _entries(file, inner_start, inner_end, left)
+                if entries > _MOST_ENTRIES:
+                    raise ValueError(f"tables of {entries:,} entries, of which {_MOST_ENTRIES:,} are read")
+
+
+def _entries(file: BinaryIO, start: int, end: int, left: Iterator[int]) -> int:
+    """Entries of a reader's index for a track: its samples, of PCM its chunks, as often as edits may show them."""
+    numbers = dict.fromkeys(_TABLES, (0, 0, 0))
+
+    def walk(start: int, end: int) -> None:
+        for name, inside, after in _boxes(file, start, end, left):
+            if name in _PARENTS:
+                walk(inside, after)
+            elif name in _TABLES:
+                file.seek(inside + 4)
+                numbers[name] = struct.unpack(">3I", file.read(12).ljust(12, b"\0"))
+
+    walk(start, end)
+    samples = max(numbers[b"stsz"][1], numbers[b"stz2"][1])
+    # One time for all samples, and that one tick each: uncompressed sound, which is read by chunks.
+    if numbers[b"stts"][0] == 1 and numbers[b"stts"][2] == 1:
+        samples = max(numbers[b"stco"][0], numbers[b"co64"][0])
+    edits = numbers[b"elst"][0]
+    return samples * (edits if edits > _USUAL_EDITS else 1)
 
 
 def fragment_samples(file: BinaryIO, size: int) -> dict[int, int]:

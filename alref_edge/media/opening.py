@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import av
 
 from alref_edge.errors import MediaError
-from alref_edge.media.containers import declared_bytes
+from alref_edge.media.containers import check_tables, declared_bytes
 from alref_edge.media.files import empty, open_regular
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ DEMUXERS = (
     "av1,obu,wtv,wav,w64,mp3,flac,aac,amr,ac3,eac3,dts,aiff,au,caf,wv,ape,tta,voc"
 )
 # What PyAV raises for a file that is not what it should be; LookupError for a stream that comes up late.
-ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError)
+ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError, struct.error)
 _READ_BYTES = 1 << 18
 _MOST_CHUNKS = 1000
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
@@ -98,6 +98,7 @@ def open_container(
                     got=f"{size:,} bytes",
                     mend="copy the file again from its origin.",
                 )
+            check_tables(file, size)
             file.seek(0)
             container = av.open(
                 _Reader(file),

@@ -78,6 +78,9 @@ class VideoFile(VideoSource):
             header_s = _seconds(container, stream)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             self._promised_s, self._promised = _promised_s(container, stream), max(stream.frames, self._listed)
+            if "avi" in self._format.split(","):
+                # Its headers count the pictures that are repeated, too.
+                self._promised = sum(1 for entry in stream.index_entries if entry.size)
             packets = self._packets(container, stream, whole=True)
             self._index = index_packets(container, stream, packets, limits, path)
         with self._opened() as (container, stream):
@@ -208,6 +211,8 @@ class VideoFile(VideoSource):
             raise self._broken(seen, damage)
         if not seen:
             raise self._broken(0, damage or "no picture")
+        if self._count is not None and seen < self._count:
+            raise self._broken(seen, "an end, where there were more frames before")
         if seen < self._promised:
             self._note(f"{self.path.name} promises {self._promised} frames and holds {seen}")
         if late:
