@@ -16,6 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from alref_edge.errors import MediaError
+from alref_edge.media.blocks import gif_pictures, matroska_pictures
 from alref_edge.media.containers import fragment_samples
 from alref_edge.media.files import open_regular
 from alref_edge.media.index import index_packets
@@ -70,6 +71,7 @@ class VideoFile(VideoSource):
         self._times: np.ndarray | None = None
         self._begin: int | None = None
         self.path, self.limits = path, limits
+        self.warnings: list[str] = []
         with self._opened() as (container, stream):
             self._format, self._codec = container.format.name, stream.codec_context.name
             self._check_headers(container, stream)
@@ -77,10 +79,12 @@ class VideoFile(VideoSource):
             self._time_base = stream.time_base or Fraction(1)
             header_s = _seconds(container, stream)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self._promised_s, self._promised = _promised_s(container, stream), max(stream.frames, self._listed)
+            self._promised_s, self._promised = _promised_s(container, stream), stream.frames
             if "avi" in self._format.split(","):
                 # Its headers count the pictures that are repeated, too.
                 self._promised = sum(1 for entry in stream.index_entries if entry.size)
+            elif "mov" in self._format.split(","):
+                self._promised = max(stream.frames, self._listed)
             packets = self._packets(container, stream, whole=True)
             self._index = index_packets(container, stream, packets, limits, path)
         with self._opened() as (container, stream):
@@ -104,7 +108,9 @@ class VideoFile(VideoSource):
         if self._count == 1 or not 0 < rate < _MAX_RATE:
             rate = 25.0
         info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
+        noted = self.warnings
         super().__init__(path, info, limits)
+        self.warnings += noted
         if self._index is not None:
             if len(self._index) < self._promised:
                 shown = f"{len(self._index)} of the {self._promised} frames of {path.name}"
@@ -141,7 +147,8 @@ class VideoFile(VideoSource):
         name, promises_s = self.path.name, self._promised_s
         if promises_s - holds_s > max(3 / self.info.fps, 0.05 * promises_s):
             self._note(f"{name} promises {promises_s:.1f} s of pictures and holds {holds_s:.1f} s")
-        if self._exact or self._times is None or len(self._times) < _EVEN:
+        listed = self._listed and (self._index is not None or self._codec == "gif")
+        if listed or self._times is None or len(self._times) < _EVEN:
             return
         steps = np.diff(self._times)
         typical = float(np.median(steps))
@@ -368,23 +375,34 @@ class VideoFile(VideoSource):
                 yield packet
 
     def _count_listed(self, container: InputContainer, stream: VideoStream) -> int:
-        """Pictures that an MP4's or MOV's tables list, 0 elsewhere. MediaError where they contradict each other."""
-        self._exact = False
-        if "mov" not in self._format.split(","):
-            return 0
+        """Pictures that the container lists or holds by its own structure, 0 where it has none to go by.
+
+        MediaError where the tables of an MP4 or MOV contradict each other; where other blocks do not fit, nothing is
+        promised, and a warning says so.
+        """
+        formats = set(self._format.split(","))
+        file, size = open_regular(self.path, VIDEO.formats)
+        with file:
+            try:
+                if formats & {"matroska", "webm"}:
+                    return matroska_pictures(file, size, container.streams.video.index(stream))
+                if "gif" in formats:
+                    return gif_pictures(file)
+            except ERRORS as error:
+                self._note(f"{self.path.name} is damaged and may hold more frames than are read: {reason(error)}")
+                return 0
+            if "mov" not in formats:
+                return 0
+            in_fragments = fragment_samples(file, size)
         listed = sum(1 for entry in stream.index_entries if entry.size)
         if len(stream.index_entries) < stream.frames:
             # An edit list may leave out frames; without it the tables of times and of sizes must agree.
             with self._opened({"ignore_editlist": "1"}) as (_, unedited):
                 if len(unedited.index_entries) < stream.frames:
                     raise self._fewer(stream.frames, len(unedited.index_entries))
-        file, size = open_regular(self.path, VIDEO.formats)
-        with file:
-            in_fragments = fragment_samples(file, size)
         tracks = {each.id for each in container.streams}
         if not tracks >= in_fragments.keys():
             raise self._broken(None, f"fragments of track {max(in_fragments.keys() - tracks)}, which it has not")
-        self._exact = not in_fragments
         # Fragments that were read while opening are in both.
         return max(listed, in_fragments.get(stream.id, 0))
 

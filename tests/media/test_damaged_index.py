@@ -46,10 +46,10 @@ INDEXES: dict[str, tuple[dict[str, object], Callable[[bytes], list[int]], int, b
         True,
     ),
     "fragments.mp4": (FRAGMENTS, lambda data: boxes(data, b"moof"), 100, True),
-    "clusters.mkv": ({"gop": 6}, lambda data: list(range(min(400, len(data)))), 40, True),
+    "clusters.mkv": ({"gop": 6}, lambda data: list(range(len(data))), 100, True),
     "cues.mkv": ({"gop": 6}, lambda data: after(data, b"\x1c\x53\xbb\x6b"), 40, True),
     "chunks.avi": ({}, lambda data: [*range(400), *after(data, b"idx1")], 60, True),
-    "blocks.gif": ({"codec": "gif", "pix_fmt": "rgb8"}, lambda data: list(range(len(data))), 30, False),
+    "blocks.gif": ({"codec": "gif", "pix_fmt": "rgb8"}, lambda data: list(range(len(data))), 40, True),
     "packets.ts": ({}, lambda data: list(range(len(data))), 40, False),
     "tags.flv": ({"b_frames": 0}, lambda data: list(range(len(data))), 30, False),
     "blocks.webm": ({"codec": "libvpx"}, lambda data: list(range(len(data))), 30, False),
@@ -157,11 +157,10 @@ def test_frames_that_an_edit_list_leaves_out_are_told(tmp_path: Path) -> None:
     assert any("20 of the 40 frames" in warning for warning in source.warnings)
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".ts", ".flv"])
+@pytest.mark.parametrize("suffix", [".ts", ".flv"])
 def test_a_hole_in_an_even_clock_is_told(suffix: str, tmp_path: Path) -> None:
     times = [40 * number for number in range(30) if number not in (12, 13)]
-    codec = {"codec": "libvpx"} if suffix == ".webm" else {"b_frames": 0}
-    path = make_clip(tmp_path / f"hole{suffix}", len(times), times=times, time_base=Fraction(1, 1000), **codec)
+    path = make_clip(tmp_path / f"hole{suffix}", len(times), times=times, time_base=Fraction(1, 1000), b_frames=0)
     source = open_video(path)
     assert source.frame_count() == 28
     assert any("lost frames: 2, the first after 0.44 s" in warning for warning in source.warnings)
