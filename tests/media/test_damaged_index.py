@@ -178,3 +178,90 @@ def test_whole_clips_are_read_without_a_word(suffix: str, tmp_path: Path) -> Non
         path = make_clip(tmp_path / f"uneven{suffix}", len(uneven), times=uneven, time_base=Fraction(1, 1000), **codec)
         source = open_video(path)
         assert (source.frame_count(), source.warnings) == (len(uneven), [])
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_live_recordings_whose_clusters_state_no_size_are_counted_too(suffix: str, tmp_path: Path) -> None:
+    path = make_clip(
+        tmp_path / f"live{suffix}", 40, codec="libvpx-vp9", gop=5,
+        container_options={"live": "1", "cluster_time_limit": "200"},
+    )  # fmt: skip
+    whole = bytearray(path.read_bytes())
+    clusters = [at for at in range(len(whole)) if whole.startswith(b"\x1f\x43\xb6\x75", at)]
+    assert len(clusters) > 3
+    for at in clusters:
+        count = 9 - whole[at + 4].bit_length()
+        whole[at + 4 : at + 4 + count] = ((2 << 7 * count) - 1).to_bytes(count, "big")
+    path.write_bytes(whole)
+    source = open_video(path)
+    assert (source.frame_count(), source.warnings) == (40, [])
+    # A block whose name is lost: readers step over it.
+    whole[whole.index(b"\xa3", clusters[-1])] = 0xA2
+    path.write_bytes(whole)
+    assert any("may hold more frames" in warning for warning in open_video(path).warnings)
+
+
+def test_a_video_that_gets_shorter_between_two_walks_is_an_error(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "x.ts", 60)
+    source = open_video(path)
+    assert source.frame_count() == 60
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 188 * 188])
+    with pytest.raises(MediaError, match="frames before"):
+        list(source.frames())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_video_that_gets_shorter_while_it_is_read_is_an_error(suffix: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    path = make_clip(
+        tmp_path / f"x{suffix}", 40, (320, 240),
+        picture=lambda number, width, height: draw.integers(0, 255, (height, width, 3)).astype(np.uint8),
+    )  # fmt: skip
+    assert path.stat().st_size > 1 << 20
+    frames = open_video(path).frames()
+    next(frames)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(MediaError):
+        list(frames)
+
+
+def _clip_with(path: Path, box: bytes, content: bytes) -> Path:
+    """A clip of which one box in the track has another content."""
+    data = bytearray(make_clip(path, 40, gop=5, b_frames=0).read_bytes())
+    at = data.index(box, data.rindex(b"moov"))
+    old = int.from_bytes(data[at - 4 : at], "big")
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl") if box != b"elst" else (b"moov", b"trak", b"edts"):
+        place = data.index(parent, data.rindex(b"moov")) - 4
+        size = int.from_bytes(data[place : place + 4], "big") + len(content) + 8 - old
+        struct.pack_into(">I", data, place, size)
+    data[at - 4 : at - 4 + old] = struct.pack(">I", len(content) + 8) + box + content
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("box", "content"),
+    [
+        (b"stsz", struct.pack(">III", 0, 1, 400_000_000)),
+        (b"elst", struct.pack(">II", 0, 500_000) + struct.pack(">IiI", 1600, 0, 0x10000) * 500_000),
+    ],
+)
+def test_tables_of_absurd_length_are_refused_before_they_are_built(box: bytes, content: bytes, tmp_path: Path) -> None:
+    path = _clip_with(tmp_path / "vast.mp4", box, content)
+    began = time.monotonic()
+    with pytest.raises(MediaError, match="entries, of which"):
+        open_video(path)
+    assert time.monotonic() - began < 5
+
+
+def test_a_handful_of_edits_is_read(tmp_path: Path) -> None:
+    edits = struct.pack(">II", 0, 12) + struct.pack(">IiI", 400, 0, 0x10000) * 12
+    assert open_video(_clip_with(tmp_path / "edits.mp4", b"elst", edits)).frame_count() == 120
+
+
+def test_a_title_in_another_encoding_is_no_damage(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "title.mp4", 5)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Lavf", b"\xe9\xe8\xff\xfe"))
+    assert open_video(path).frame_count() == 5
