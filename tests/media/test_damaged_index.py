@@ -36,7 +36,8 @@ def after(data: bytes, name: bytes) -> list[int]:
     return list(range(data.rindex(name), len(data)))
 
 
-# name: (keywords of make_clip, the places where bits are flipped, how many, whether every lost frame must be noticed)
+# name: (keywords of make_clip, the places where bits are flipped, how many, whether every lost frame must be noticed;
+# elsewhere one in twenty may look like other data that are whole)
 INDEXES: dict[str, tuple[dict[str, object], Callable[[bytes], list[int]], int, bool]] = {
     "tables.mp4": ({}, lambda data: boxes(data, b"stbl", b"edts"), 150, True),
     "hevc.mov": (
@@ -45,11 +46,11 @@ INDEXES: dict[str, tuple[dict[str, object], Callable[[bytes], list[int]], int, b
         40,
         True,
     ),
-    "fragments.mp4": (FRAGMENTS, lambda data: boxes(data, b"moof"), 100, True),
-    "clusters.mkv": ({"gop": 6}, lambda data: list(range(len(data))), 100, True),
+    "fragments.mp4": (FRAGMENTS, lambda data: boxes(data, b"moof"), 100, False),
+    "clusters.mkv": ({"gop": 6}, lambda data: list(range(len(data))), 100, False),
     "cues.mkv": ({"gop": 6}, lambda data: after(data, b"\x1c\x53\xbb\x6b"), 40, True),
     "chunks.avi": ({}, lambda data: [*range(400), *after(data, b"idx1")], 60, True),
-    "blocks.gif": ({"codec": "gif", "pix_fmt": "rgb8"}, lambda data: list(range(len(data))), 40, True),
+    "blocks.gif": ({"codec": "gif", "pix_fmt": "rgb8"}, lambda data: list(range(len(data))), 40, False),
     "packets.ts": ({}, lambda data: list(range(len(data))), 40, False),
     "tags.flv": ({"b_frames": 0}, lambda data: list(range(len(data))), 30, False),
     "blocks.webm": ({"codec": "libvpx"}, lambda data: list(range(len(data))), 30, False),
