@@ -12,7 +12,7 @@ from alref_edge.errors import MediaError
 from alref_edge.media.limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from av.container import InputContainer
     from av.packet import Packet
@@ -68,8 +68,20 @@ class PacketIndex:
             yield int(groups[start]), wanted[start:stop]
 
 
-def index_packets(container: InputContainer, stream: VideoStream, limits: Limits, what: object) -> PacketIndex | None:
+def index_packets(
+    container: InputContainer,
+    stream: VideoStream,
+    packets: Iterable[Packet[VideoStream]],
+    limits: Limits,
+    what: object,
+) -> PacketIndex | None:
     """Reads every packet of the stream. None where packets do not tell the frames; they have to be counted by decoding.
+
+    Args:
+        container, stream: just opened.
+        packets: those of the stream that hold a picture, from the start.
+        limits: caps.
+        what: the video, for errors.
 
     Raises:
         MediaError: a packet is cut off, or there are more frames than the limit.
@@ -82,8 +94,8 @@ def index_packets(container: InputContainer, stream: VideoStream, limits: Limits
     shown_p: list[bool] = []
     keys: list[int] = []
     duration = 0
-    for packet in container.demux(stream):
-        if packet.size == 0 and packet.dts is None:
+    for packet in packets:
+        if not packet.size:
             continue
         if packet.is_corrupt:
             raise MediaError(
@@ -103,7 +115,7 @@ def index_packets(container: InputContainer, stream: VideoStream, limits: Limits
         limits.check_frames(len(pts_p), what)
     if not any(shown_p):
         return None
-    last_s = duration * float(stream.time_base or 0)
+    last_s = max(0.0, duration * float(stream.time_base or 0))
     return _arrange(np.array(pts_p, np.int64), np.array(dts_p, np.int64), np.array(shown_p), keys, last_s)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import av
 
 from alref_edge.errors import MediaError
-from alref_edge.media.containers import declared_bytes
+from alref_edge.media.containers import check_tables, declared_bytes
+from alref_edge.media.files import empty, open_regular
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -25,8 +26,8 @@ DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,h264,hevc,m4v,mjpeg,mxf,nut,gif,yuv4mpegpipe,"
     "av1,obu,wtv,wav,w64,mp3,flac,aac,amr,ac3,eac3,dts,aiff,au,caf,wv,ape,tta,voc"
 )
-# What PyAV raises for a file that is not what it should be.
-ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+# What PyAV raises for a file that is not what it should be; LookupError for a stream that comes up late.
+ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError, struct.error)
 _READ_BYTES = 1 << 18
 _MOST_CHUNKS = 1000
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
@@ -65,7 +66,11 @@ def local_path(path: str | os.PathLike[str], medium: Medium) -> Path:
 
 @contextmanager
 def open_container(
-    path: Path, medium: Medium, check_bytes: Callable[[int, object], None], options: dict[str, str] | None = None
+    path: Path,
+    medium: Medium,
+    check_bytes: Callable[[int, object], None],
+    options: dict[str, str] | None = None,
+    demuxer_options: dict[str, str] | None = None,
 ) -> Iterator[InputContainer]:
     """The container of a local regular file.
 
@@ -74,35 +79,39 @@ def open_container(
         medium: what it should be.
         check_bytes: called with the file's size and path; raises where that is over a limit.
         options: for the decoders.
+        demuxer_options: for the container.
 
     Raises:
         MediaError: missing, not allowed, not a regular file, empty, shorter than its headers say, not a medium.
     """
-    with _opened(path, medium) as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise MediaError(f"{path} is not a regular file.", expected=medium.formats, got="a device or pipe")
-        if not state.st_size:
-            raise MediaError(
-                f"{path} is empty.", expected=medium.formats, got="0 bytes", mend="copy the file again from its origin."
-            )
-        check_bytes(state.st_size, path)
-        declared = wave_bytes(file) or declared_bytes(file, state.st_size)
-        if declared is not None and declared > state.st_size:
-            raise MediaError(
-                f"{path} is truncated.",
-                expected=f"at least {declared:,} bytes by its own headers",
-                got=f"{state.st_size:,} bytes",
-                mend="copy the file again from its origin.",
-            )
-        file.seek(0)
+    file, size = open_regular(path, medium.formats)
+    with file:
+        if not size:
+            raise empty(path, medium.formats)
+        check_bytes(size, path)
         try:
+            declared = wave_bytes(file) or declared_bytes(file, size)
+            if declared is not None and declared > size:
+                raise MediaError(
+                    f"{path} is truncated.",
+                    expected=f"at least {declared:,} bytes by its own headers",
+                    got=f"{size:,} bytes",
+                    mend="copy the file again from its origin.",
+                )
+            check_tables(file, size)
+            file.seek(0)
             container = av.open(
-                file,
+                _Reader(file),
                 "r",
                 buffer_size=_READ_BYTES,
                 options=options or {},
-                container_options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
+                container_options={
+                    **(demuxer_options or {}),
+                    "protocol_whitelist": "file",
+                    "format_whitelist": DEMUXERS,
+                },
+                # A title in another encoding says nothing about the pictures.
+                metadata_errors="replace",
                 io_open=_refuse,
             )
         except ERRORS as error:
@@ -114,6 +123,23 @@ def open_container(
             ) from error
         with container:
             yield container
+
+
+class _Reader:
+    """A file as PyAV reads it: a place that cannot be, which a damaged index may name, is an error code, no exception.
+
+    PyAV prints the traceback of every such exception but the last.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._seek = file.seek
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def wave_bytes(file: BinaryIO) -> int | None:
@@ -144,31 +170,5 @@ def reason(error: object) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".")
 
 
-def _opened(path: Path, medium: Medium) -> BinaryIO:
-    try:
-        # Not to wait for whoever writes into a pipe.
-        return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    except OSError as error:
-        raise _unreadable(path, medium, error) from error
-
-
 def _refuse(url: str, flags: int, options: dict[str, str]) -> object:
     raise PermissionError(f"a medium may not open another file ({url})")
-
-
-def _unreadable(path: Path, medium: Medium, error: OSError) -> MediaError:
-    if isinstance(error, FileNotFoundError):
-        broken = path.is_symlink()
-        return MediaError(
-            f"{path} is a link to nothing." if broken else f"{path} does not exist.",
-            expected=medium.formats,
-            got=f"a link to {os.readlink(path)}" if broken else "no such file",
-            mend="check the path.",
-        )
-    if isinstance(error, PermissionError):
-        return MediaError(
-            f"{path} may not be read.", expected="read permission", got=error.strerror, mend=f"chmod +r {path}"
-        )
-    if isinstance(error, IsADirectoryError):
-        return MediaError(f"{path} is not a regular file.", expected=medium.formats, got="a folder")
-    return MediaError(f"{path} cannot be read.", expected=medium.formats, got=error.strerror or error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from alref_edge.errors import InputError, MediaError
+from alref_edge.media.files import empty, open_regular, unreadable
 from alref_edge.media.limits import Limits
 from alref_edge.media.spill import MEMORY_BYTES, FrameStack
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+_EXPECTED = "a video file or a folder of frames"
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
@@ -214,26 +215,18 @@ def open_video(path: str | os.PathLike[str], limits: Limits | None = None, *, fp
             mend="copy the video to this machine (a file whose name has a colon is given as ./NAME).",
         )
     where = Path(name)
-    try:
-        mode = where.stat().st_mode
-        magic = b""
-        if stat.S_ISREG(mode):
-            with where.open("rb") as file:
-                magic = file.read(8)
-    except OSError as error:
-        raise unreadable(where, error) from error
-    if stat.S_ISDIR(mode):
+    if os.path.isdir(where):
         from alref_edge.media.folder import open_folder
 
         return open_folder(where, limits, fps)
-    if not stat.S_ISREG(mode):
-        raise MediaError(
-            f"{name} is not a regular file.", expected="a video file or a folder of frames", got="a device or pipe"
-        )
-    if not magic:
-        raise MediaError(
-            f"{name} is empty.", expected="a video file", got="0 bytes", mend="copy the file again from its origin."
-        )
+    file, size = open_regular(where, _EXPECTED)
+    with file:
+        if not size:
+            raise empty(where, _EXPECTED)
+        try:
+            magic = file.read(8)
+        except OSError as error:
+            raise unreadable(where, error, _EXPECTED) from error
     if magic.startswith(_IMAGE_MAGIC):
         from alref_edge.media.folder import open_image
 
@@ -241,23 +234,6 @@ def open_video(path: str | os.PathLike[str], limits: Limits | None = None, *, fp
     from alref_edge.media.video import VideoFile
 
     return VideoFile(where, limits)
-
-
-def unreadable(path: Path, error: OSError) -> MediaError:
-    """The MediaError for a path that the system refuses."""
-    if isinstance(error, FileNotFoundError):
-        broken = path.is_symlink()
-        return MediaError(
-            f"{path} does not exist." if not broken else f"{path} is a link to nothing.",
-            expected="a video file or a folder of frames",
-            got="no such file" if not broken else f"a link to {os.readlink(path)}",
-            mend="check the path.",
-        )
-    if isinstance(error, PermissionError):
-        return MediaError(
-            f"{path} may not be read.", expected="read permission", got=error.strerror, mend=f"chmod +r {path}"
-        )
-    return MediaError(f"{path} cannot be read.", expected="a readable file", got=error.strerror or error)
 
 
 def _check_range(start: int, stop: int | None, step: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-import stat
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,10 +16,14 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from alref_edge.errors import MediaError
-from alref_edge.media.containers import declared_bytes
+from alref_edge.media.blocks import gif_pictures, matroska_pictures
+from alref_edge.media.containers import fragment_samples
+from alref_edge.media.files import open_regular
 from alref_edge.media.index import index_packets
 from alref_edge.media.limits import Limits
-from alref_edge.media.source import VideoInfo, VideoSource, unreadable
+from alref_edge.media.opening import ERRORS, Medium, open_container, reason
+from alref_edge.media.pictures import check_scans
+from alref_edge.media.source import VideoInfo, VideoSource
 from alref_edge.media.turn import Turn
 
 if TYPE_CHECKING:
@@ -28,20 +33,19 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-# Demuxers that read one file and never name another: playlists, image sequences, concatenations and devices stay out.
-_DEMUXERS = (
-    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,h264,hevc,m4v,mjpeg,mxf,nut,gif,yuv4mpegpipe,"
-    "av1,obu,wtv,wav,mp3,flac,aac,amr,ac3,aiff"
-)
+_REPAIR = "ffmpeg -i IN -c:v libx264 OUT.mp4"
+VIDEO = Medium("a video", "MP4, MOV, Matroska, WebM, AVI, MPEG or the like", _REPAIR)
 # Recordings of these may begin or end anywhere; a cut first or last picture is no damage there.
 _STREAMS = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v", "mjpeg", "flv"})
 # swscale: bilinear chroma, with accurate rounding and C-equal results, so that every machine gives the same pixels
 # (SWS_BILINEAR | SWS_ACCURATE_RND | SWS_BITEXACT of libswscale/swscale.h).
 _SWS_FLAGS = 0x2 | 0x40000 | 0x80000
-_READ_BYTES = 1 << 18
 _MAX_THREADS = 4
 _MAX_RATE = 1000
-_ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError)
+# Frames from which on a clock can be called even.
+_EVEN = 10
+# Containers whose headers state the length; others' is FFmpeg's estimate.
+_DATED = frozenset({"mov", "matroska", "webm", "avi", "flv"})
 # PyAV before 18 crashes when decoder options meet a container whose streams are found late (MPEG); the sizes of its
 # headers are still checked after opening.
 _PROBE_OPTIONS = int(av.__version__.split(".")[0]) >= 18
@@ -67,14 +71,22 @@ class VideoFile(VideoSource):
         self._times: np.ndarray | None = None
         self._begin: int | None = None
         self.path, self.limits = path, limits
+        self.warnings: list[str] = []
         with self._opened() as (container, stream):
+            self._format, self._codec = container.format.name, stream.codec_context.name
             self._check_headers(container, stream)
-            self._format = container.format.name
-            self._codec = stream.codec_context.name
+            self._listed = self._count_listed(container, stream)
             self._time_base = stream.time_base or Fraction(1)
             header_s = _seconds(container, stream)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self._index = index_packets(container, stream, limits, path)
+            self._promised_s, self._promised = _promised_s(container, stream), stream.frames
+            if "avi" in self._format.split(","):
+                # Its headers count the pictures that are repeated, too.
+                self._promised = sum(1 for entry in stream.index_entries if entry.size)
+            elif "mov" in self._format.split(","):
+                self._promised = max(stream.frames, self._listed)
+            packets = self._packets(container, stream, whole=True)
+            self._index = index_packets(container, stream, packets, limits, path)
         with self._opened() as (container, stream):
             first = self._first_picture(container, stream)
         self._stored = (first.width, first.height)
@@ -96,7 +108,14 @@ class VideoFile(VideoSource):
         if self._count == 1 or not 0 < rate < _MAX_RATE:
             rate = 25.0
         info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
+        noted = self.warnings
         super().__init__(path, info, limits)
+        self.warnings += noted
+        if self._index is not None:
+            if len(self._index) < self._promised:
+                shown = f"{len(self._index)} of the {self._promised} frames of {path.name}"
+                self._note(f"{shown} are shown; its own edit list or empty samples leave out the others")
+            self._note_losses(duration_s)
 
     def frame_count(self) -> int:
         self._count_by_decoding()
@@ -120,6 +139,25 @@ class VideoFile(VideoSource):
             else:
                 # AVI and elementary streams have no clock of their own.
                 self._times = np.arange(frames) / self.info.fps
+            self.limits.check_duration(float(self._times[-1] - self._times[0]), self.path)
+            self._note_losses(float(self._times[-1] - self._times[0]) + 1 / self.info.fps)
+
+    def _note_losses(self, holds_s: float) -> None:
+        """Warns where the headers promise a longer video, or where an even clock has holes."""
+        name, promises_s = self.path.name, self._promised_s
+        if promises_s - holds_s > max(3 / self.info.fps, 0.05 * promises_s):
+            self._note(f"{name} promises {promises_s:.1f} s of pictures and holds {holds_s:.1f} s")
+        listed = self._listed and (self._index is not None or self._codec == "gif")
+        if listed or self._times is None or len(self._times) < _EVEN:
+            return
+        steps = np.diff(self._times)
+        typical = float(np.median(steps))
+        holes = np.flatnonzero(steps > 1.5 * typical)
+        others = np.delete(steps, holes)
+        if 0 < len(holes) <= max(1, 0.02 * len(steps)) and np.abs(others - typical).max() <= max(0.1 * typical, 0.0011):
+            lost = int((np.rint(steps[holes] / typical) - 1).sum())
+            after_s = float(self._times[holes[0]] - self._times[0])
+            self._note(f"{name} seems to have lost frames: {lost}, the first after {after_s:.2f} s")
 
     def _group_start(self, index: int) -> int:
         return int(self._index.starts_g[self._index.group(index)]) if self._index is not None else 0
@@ -146,7 +184,7 @@ class VideoFile(VideoSource):
     def _decode_all(self) -> Iterator[VideoFrame]:
         """Every picture from the start, in display order, by decoding alone."""
         lenient = bool(_STREAMS & set(self._format.split(",")))
-        seen = 0
+        seen, late = 0, False
         with self._opened() as (container, stream):
             if lenient:
                 # With frame threads an error would be told pictures later, and one at the end could not be known.
@@ -154,7 +192,7 @@ class VideoFile(VideoSource):
             damage: object = None
             torn: set[int] = set()
             try:
-                for packet in container.demux(stream):
+                for packet in self._packets(container, stream, whole=True):
                     at_end = packet.size == 0
                     if damage is not None and not (at_end and lenient):
                         raise self._broken(seen, damage)
@@ -164,6 +202,7 @@ class VideoFile(VideoSource):
                     for frame in frames:
                         if frame.is_corrupt or frame.pts in torn:
                             damage = "a damaged picture" if seen or not lenient else None
+                            late = late or damage is None
                         elif damage is None:
                             seen += 1
                             self._check_frame(frame, seen)
@@ -172,15 +211,25 @@ class VideoFile(VideoSource):
                             break
                     if error is not None and (seen or not lenient):
                         damage = error
-            except _ERRORS as error:
+                    late = late or (error is not None and damage is None)
+            except ERRORS as error:
                 damage = error
         if damage is not None and not lenient:
             raise self._broken(seen, damage)
         if not seen:
             raise self._broken(0, damage or "no picture")
-        note = f"the last picture of {self.path.name} is cut off and left out"
-        if damage is not None and note not in self.warnings:
-            self.warnings.append(note)
+        if self._count is not None and seen < self._count:
+            raise self._broken(seen, "an end, where there were more frames before")
+        if seen < self._promised:
+            self._note(f"{self.path.name} promises {self._promised} frames and holds {seen}")
+        if late:
+            self._note(f"{self.path.name} begins with what cannot be decoded; it is left out")
+        if damage is not None:
+            self._note(f"the last picture of {self.path.name} is cut off and left out")
+
+    def _note(self, warning: str) -> None:
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def _decode_wanted(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Decodes run by run: from a key frame to the last packet that the run needs."""
@@ -214,7 +263,7 @@ class VideoFile(VideoSource):
                         # Pictures still inside the decoder belong to this run's packets and to nobody's wishes.
                         return
                     want = run[position]
-        except _ERRORS as error:
+        except ERRORS as error:
             raise self._broken(want, error) from error
         raise self._broken(want, f"no picture from packets {begin} to {end}")
 
@@ -229,7 +278,7 @@ class VideoFile(VideoSource):
         # except where the container's index is poor: then the second turn reads from the start.
         for target in (min(pts, dts), int(self._index.keys_g[0, 1:].min())):
             container.seek(target, stream=stream, backward=True)
-            for packet in container.demux(stream):
+            for packet in self._packets(container, stream, whole=False):
                 if at < 0:
                     if packet.pts is None or (packet.pts > pts and packet.is_keyframe):
                         break
@@ -248,7 +297,7 @@ class VideoFile(VideoSource):
     def _to_rgb(self, frame: VideoFrame, convert: VideoReformatter) -> np.ndarray:
         try:
             rgb = convert.reformat(frame, format="rgb24", interpolation=_SWS_FLAGS, threads=1).to_ndarray()
-        except _ERRORS as error:
+        except ERRORS as error:
             raise self._broken(None, error) from error
         return self._turn.apply(rgb)
 
@@ -280,64 +329,90 @@ class VideoFile(VideoSource):
     def _first_picture(self, container: InputContainer, stream: VideoStream) -> VideoFrame:
         damage: object = "no picture"
         try:
-            for packet in container.demux(stream):
+            for packet in self._packets(container, stream, whole=False):
                 frames, error = _decoded(stream, packet)
                 damage = error or damage
                 for frame in frames:
                     self.limits.check_pixels(frame.width, frame.height, self.path)
                     return frame
-        except _ERRORS as error:
+        except ERRORS as error:
             damage = error
         raise self._broken(0, damage)
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        """The container and its first video stream, opened from a local regular file and nothing else."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise unreadable(self.path, error) from error
-        with os.fdopen(descriptor, "rb") as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise MediaError(f"{self.path} is not a regular file.", expected="a video file", got="a device or pipe")
-            self.limits.check_bytes(state.st_size, self.path)
-            declared = declared_bytes(file, state.st_size)
-            if declared is not None and declared > state.st_size:
-                raise MediaError(
-                    f"{self.path} is truncated.",
-                    expected=f"at least {declared:,} bytes by its own headers",
-                    got=f"{state.st_size:,} bytes",
-                    mend="copy the file again from its origin.",
-                )
-            file.seek(0)
-            max_pixels = {"max_pixels": str(self.limits.pixels)}
+    def _opened(self, demuxer_options: dict[str, str] | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """The container and its first video stream; whatever PyAV raises while they are in use is a MediaError."""
+        max_pixels = {"max_pixels": str(self.limits.pixels)}
+        with open_container(
+            self.path, VIDEO, self.limits.check_bytes, max_pixels if _PROBE_OPTIONS else {}, demuxer_options
+        ) as container:
             try:
-                container = av.open(
-                    file,
-                    "r",
-                    buffer_size=_READ_BYTES,
-                    options=max_pixels if _PROBE_OPTIONS else {},
-                    container_options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS},
-                    io_open=self._refuse,
-                )
-            except _ERRORS as error:
-                raise MediaError(
-                    f"{self.path} is not a video that can be read.",
-                    expected="MP4, MOV, Matroska, WebM, AVI, MPEG or the like",
-                    got=f"{type(error).__name__}: {_reason(error)}",
-                    mend="copy the file again, or re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4",
-                ) from error
-            with container:
                 stream = self._pick(container)
                 stream.codec_context.options = max_pixels
                 stream.thread_type = "AUTO"
                 stream.codec_context.thread_count = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
                 yield container, stream
+            except ERRORS as error:
+                raise self._broken(None, error) from error
 
-    @staticmethod
-    def _refuse(url: str, flags: int, options: dict[str, str]) -> object:
-        raise PermissionError(f"a video may not open another file ({url})")
+    def _packets(self, container: InputContainer, stream: VideoStream, *, whole: bool) -> Iterator[Packet[VideoStream]]:
+        """Packets that hold a picture, in the file's order, and the empty one at the end.
+
+        Args:
+            container, stream: where they come from.
+            whole: from the first to the last: MediaError where there are fewer than the container lists.
+        """
+        count = 0
+        for packet in container.demux(stream):
+            at_end = not packet.size and packet.dts is None
+            if at_end and whole and count < self._listed:
+                raise self._fewer(self._listed, count)
+            if packet.size and self._codec == "mjpeg":
+                check_scans(io.BytesIO(bytes(packet)), self.path)
+            # A sample without bytes repeats the picture before it.
+            if packet.size or at_end:
+                count += not at_end
+                yield packet
+
+    def _count_listed(self, container: InputContainer, stream: VideoStream) -> int:
+        """Pictures that the container lists or holds by its own structure, 0 where it has none to go by.
+
+        MediaError where the tables of an MP4 or MOV contradict each other; where other blocks do not fit, nothing is
+        promised, and a warning says so.
+        """
+        formats = set(self._format.split(","))
+        file, size = open_regular(self.path, VIDEO.formats)
+        with file:
+            try:
+                if formats & {"matroska", "webm"}:
+                    return matroska_pictures(file, size, container.streams.video.index(stream))
+                if "gif" in formats:
+                    return gif_pictures(file)
+            except ERRORS as error:
+                self._note(f"{self.path.name} is damaged and may hold more frames than are read: {reason(error)}")
+                return 0
+            if "mov" not in formats:
+                return 0
+            in_fragments = fragment_samples(file, size)
+        listed = sum(1 for entry in stream.index_entries if entry.size)
+        if len(stream.index_entries) < stream.frames:
+            # An edit list may leave out frames; without it the tables of times and of sizes must agree.
+            with self._opened({"ignore_editlist": "1"}) as (_, unedited):
+                if len(unedited.index_entries) < stream.frames:
+                    raise self._fewer(stream.frames, len(unedited.index_entries))
+        tracks = {each.id for each in container.streams}
+        if not tracks >= in_fragments.keys():
+            raise self._broken(None, f"fragments of track {max(in_fragments.keys() - tracks)}, which it has not")
+        # Fragments that were read while opening are in both.
+        return max(listed, in_fragments.get(stream.id, 0))
+
+    def _fewer(self, listed: int, got: int) -> MediaError:
+        return MediaError(
+            f"{self.path} is damaged: it holds fewer frames than its own index lists.",
+            expected=f"{listed} frames",
+            got=f"{got}",
+            mend=f"copy the file again, or keep what is whole: {_REPAIR}",
+        )
 
     def _pick(self, container: InputContainer) -> VideoStream:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
@@ -364,7 +439,7 @@ class VideoFile(VideoSource):
         return MediaError(
             f"{self.path} is damaged" + (f": frame {index} could not be decoded." if index is not None else "."),
             expected=f"{count} frames" if count else "pictures that decode",
-            got=_reason(got) if isinstance(got, Exception) else got,
+            got=reason(got) if isinstance(got, Exception) else got,
             mend="copy the file again, or repair it: ffmpeg -i IN -c:v libx264 OUT.mp4",
         )
 
@@ -385,6 +460,13 @@ def _seconds(container: InputContainer, stream: VideoStream) -> float:
     return (container.duration or 0) / 1e6
 
 
-def _reason(error: object) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).rstrip(".")
+def _promised_s(container: InputContainer, stream: VideoStream) -> float:
+    """How long the headers say that the pictures last, in seconds; 0 where they do not say it of this stream."""
+    if not _DATED & set(container.format.name.split(",")):
+        return 0.0
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0

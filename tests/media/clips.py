@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import wave
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -145,6 +146,45 @@ def make_folder(
     path.mkdir(parents=True, exist_ok=True)
     for number in range(frames):
         Image.fromarray(picture(number, *size)).save(path / f"{number:0{digits}d}{suffix}")
+    return path
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file, whole."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def make_png16(
+    path: str | os.PathLike[str], values: np.ndarray, significant: int | None = None, late: bytes = b""
+) -> Path:
+    """Writes uint16 `[H, W]` or `[H, W, C]` (grey, grey and alpha, RGB, RGBA) as a PNG of 16 bits a sample.
+
+    Args:
+        significant: bits that the chunk sBIT states of every channel.
+        late: chunks that follow the picture.
+    """
+    height, width, channels = values.reshape(*values.shape[:2], -1).shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    stated = b"" if significant is None else png_chunk(b"sBIT", bytes([significant] * channels))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + stated
+        + png_chunk(b"IDAT", zlib.compress(rows)) + late + png_chunk(b"IEND", b"")
+    )  # fmt: skip
+    return path
+
+
+def make_many_scans(path: str | os.PathLike[str], scans: int, size: tuple[int, int] = (64, 48)) -> Path:
+    """Writes a progressive JPEG that refines itself `scans` times more than it should."""
+    from PIL import Image
+
+    path = Path(path)
+    Image.fromarray(pattern(0, *size)).save(path, "JPEG", progressive=True)
+    data = path.read_bytes()
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    path.write_bytes(data[:last] + data[last:end] * (scans + 1) + data[end:])
     return path
 
 

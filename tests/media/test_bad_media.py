@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 
 from alref_edge.errors import AlrefError, InputError, MediaError
 from alref_edge.media import Limits, open_video
-from tests.media.clips import cut, make_clip, make_folder, make_sound
+from tests.media.clips import cut, make_clip, make_folder, make_many_scans, make_sound, pattern, png_chunk
 
 
 def _clip(folder: Path, name: str = "clip.mp4", **keywords: object) -> Path:
@@ -98,17 +100,71 @@ def _piped_frame(folder: Path) -> Path:
     return path
 
 
-def _bomb(folder: Path) -> Path:
-    """A PNG of a few bytes that declares 60,000 x 60,000 pixels."""
+def _png_of(folder: Path, *chunks: tuple[bytes, bytes], width: int = 60_000) -> Path:
+    """A PNG of a few bytes that declares 60,000 x 60,000 pixels, or other chunks after such a header."""
+    header = struct.pack(">IIBBBBB", width, width, 8, 2, 0, 0, 0)
+    listed = [(b"IHDR", header), *(chunks or [(b"IDAT", zlib.compress(bytes(100)))]), (b"IEND", b"")]
+    return _bytes(folder, "made.png", b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in listed))
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    data = zlib.compress(bytes(100))
-    return _bytes(
-        folder, "bomb.png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+def _vast_jpeg(folder: Path) -> Path:
+    """A JPEG of a few hundred bytes that declares 65,500 x 500 pixels, just within the limit."""
+    path = folder / "vast.jpg"
+    Image.new("RGB", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, 500, 65_500)
+    path.write_bytes(data)
+    return path
+
+
+def _animated(folder: Path) -> Path:
+    frames = [Image.fromarray(pattern(number, 64, 48)) for number in range(3)]
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    return folder / "animated.png"
+
+
+def _webp(folder: Path) -> Path:
+    frames = [Image.fromarray(pattern(number, 64, 48)) for number in range(3)]
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
+    return folder / "animated.webp"
+
+
+def _many_scans_video(folder: Path) -> Path:
+    picture = make_many_scans(folder / "scans.jpg", 2000).read_bytes()
+    return _bytes(folder, "scans.mjpeg", picture * 3)
+
+
+def _scans_in_avi(folder: Path) -> Path:
+    picture = make_many_scans(folder / "scans.jpg", 2000)
+    import av
+
+    path = folder / "scans.avi"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(picture.read_bytes())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            packet.is_keyframe = True
+            out.mux(packet)
+    return path
+
+
+def _socket(folder: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "s.mp4"))
+    return folder / "s.mp4"
+
+
+def _sparse(folder: Path) -> Path:
+    path = folder / "sparse.mp4"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+    return path
+
+
+def _long(folder: Path, name: str, times: list[int], **keywords: object) -> Path:
+    return make_clip(folder / name, len(times), times=times, time_base=Fraction(1, 1000), b_frames=0, **keywords)
 
 
 def _playlist(folder: Path) -> Path:
@@ -179,7 +235,42 @@ BAD: dict[str, tuple[Callable[[Path], object], str, Limits]] = {
     "frame link to itself": (lambda f: _linked(f, "00002.png"), "cannot be read", Limits()),
     "frame is a folder": (lambda f: _linked(f, "."), "not a regular file", Limits()),
     "frame is a pipe": (_piped_frame, "not a regular file", Limits()),
-    "bomb": (_bomb, "over the limit `pixels`|decompression bomb", Limits()),
+    "animated png": (_animated, "is an animated PNG", Limits()),
+    "animated png among frames": (lambda f: _with_file(f, _animated(f).read_bytes(), ".png"), "animated PNG", Limits()),
+    "animated webp": (_webp, "not a video", Limits()),
+    "jpeg of 2,000 scans": (lambda f: make_many_scans(f / "x.jpg", 2000), "too many scans", Limits()),
+    "frame of 101 scans": (
+        lambda f: _with_file(f, make_many_scans(f / "x.jpg", 101).read_bytes()),
+        "too many scans",
+        Limits(),
+    ),
+    "motion jpeg of 2,000 scans": (_many_scans_video, "too many scans", Limits()),
+    "avi of 2,000 scans": (_scans_in_avi, "too many scans", Limits()),
+    "vast jpeg": (_vast_jpeg, "not a whole JPEG", Limits()),
+    "jpeg of 30,000 segments": (
+        lambda f: _bytes(f, "x.jpg", b"\xff\xd8" + b"\xff\xe1\0\2" * 30_000),
+        "not a whole JPEG",
+        Limits(),
+    ),
+    "png of 300,000 chunks": (lambda f: _png_of(f, *[(b"tEXt", b"")] * 300_000, width=8), "not a whole", Limits()),
+    "png without a picture": (lambda f: _png_of(f, (b"tEXt", b"a\0b"), width=8), "not a whole", Limits()),
+    "kernel log": (lambda f: "/proc/kmsg", "is empty", Limits()),
+    "own memory": (lambda f: "/proc/self/mem", "is empty", Limits()),
+    "setting of the system": (lambda f: _link(f, "/proc/cpuinfo"), "is empty", Limits()),
+    "frame of the kernel": (lambda f: _linked(f, "/proc/kmsg"), "not a whole JPEG", Limits()),
+    "socket": (_socket, "cannot be read", Limits()),
+    "zeros of 4 GiB": (_sparse, "not a video", Limits()),
+    "one frame for five hours": (
+        lambda f: _long(f, "long.mkv", [0, 5 * 3600_000]),
+        "over the limit `duration_s`",
+        Limits(),
+    ),
+    "one frame for five hours, uncounted": (
+        lambda f: _long(f, "long.webm", [0, 40, 5 * 3600_000], codec="libvpx"),
+        "over the limit `duration_s`",
+        Limits(),
+    ),
+    "bomb": (_png_of, "over the limit `pixels`|decompression bomb", Limits()),
     "file bytes": (_clip, "over the limit `bytes`", Limits(bytes=1000)),
     "file pixels": (_clip, "over the limit `pixels`", Limits(pixels=128 * 96 - 1)),
     "file frames": (_clip, "over the limit `frames`", Limits(frames=39)),
@@ -196,7 +287,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, Limits]] = {
     "folder pixels": (lambda f: make_folder(f / "x", 9), "over the limit `pixels`", Limits(pixels=3000)),
     "folder frames": (lambda f: make_folder(f / "x", 9), "over the limit `frames`", Limits(frames=8)),
 }
-NO_MEND = {"empty name", "zero in the name", "file as folder", "link to itself", "device", "pipe"}
+NO_MEND = {"empty name", "zero in the name", "file as folder", "link to itself", "device", "pipe", "socket"}
 
 
 @pytest.mark.parametrize("name", BAD)
