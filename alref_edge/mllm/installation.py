@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alref_edge import offline
 from alref_edge.errors import InputError, MllmError
 
 PYTHON_VARIABLE = "ALREF_VLLM_PYTHON"
@@ -39,13 +40,7 @@ _DROPPED = re.compile(
     re.IGNORECASE,
 )
 _OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "DO_NOT_TRACK": "1",
+    "FLASHINFER_CUBINS_REPOSITORY": "http://127.0.0.1:9/",  # kernels that are not installed: nobody has them there
     "NO_PROXY": "*",
     "no_proxy": "*",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -102,6 +97,7 @@ class Installation:
         """
         kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
         own = {"VLLM_API_KEY": api_key, "TMPDIR": str(folder), "PYTHONPATH": str(folder)}
+        offline.switch_off(offline.VLLM, kept)
         return kept | _OFFLINE | own
 
 
