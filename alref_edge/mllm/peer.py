@@ -34,7 +34,17 @@ class Transport(httpx.HTTPTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """See `httpx.HTTPTransport`. Raises MllmError, before anything is sent, if another process answers."""
-        request.extensions = {**request.extensions, "trace": _Proof(self._endpoint)}
+        proof = _Proof(self._endpoint)
+
+        def trace(event: str, info: Mapping[str, Any]) -> None:
+            try:
+                proof(event, info)
+            except BaseException:
+                if "return_value" in info:
+                    info["return_value"].close()
+                raise
+
+        request.extensions = {**request.extensions, "trace": trace}
         return super().handle_request(request)
 
 
@@ -50,7 +60,12 @@ class AsyncTransport(httpx.AsyncHTTPTransport):
         proof = _Proof(self._endpoint)
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
-            proof(event, info)
+            try:
+                proof(event, info)
+            except BaseException:
+                if "return_value" in info:
+                    await info["return_value"].aclose()
+                raise
 
         request.extensions = {**request.extensions, "trace": trace}
         return await super().handle_async_request(request)

@@ -75,6 +75,7 @@ class Stub:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     def close(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self.socket.close()
 
 
@@ -263,9 +264,9 @@ def test_a_client_that_is_asking_when_the_server_is_replaced_stops(python: str, 
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         server.wait(20)
-        with other_process("tcp", httpx.URL(server.endpoint.url).port, os.getuid()):
-            with pytest.raises(MllmError, match="nothing was sent"):
-                client.get(f"{server.endpoint.http}/models")
+        port = httpx.URL(server.endpoint.url).port
+        with other_process("tcp", port, os.getuid()), pytest.raises(MllmError, match="nothing was sent"):
+            client.get(f"{server.endpoint.http}/models")
 
 
 def test_a_record_whose_port_another_process_has_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +275,9 @@ def test_a_record_whose_port_another_process_has_is_not_used(tmp_path: Path, mon
     port = free_port()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as lives:
         write_state(ServerState(f"http://127.0.0.1:{port}/v1", KEY, "model", lives.pid, 1.8e9))
-        with other_process("tcp", port, os.getuid()):
-            with pytest.raises(MllmError, match=r"a process that is not the server.*nothing was sent"):
-                ask(Endpoint.running())
+        says = pytest.raises(MllmError, match=r"a process that is not the server.*nothing was sent")
+        with other_process("tcp", port, os.getuid()), says:
+            ask(Endpoint.running())
         lives.kill()
 
 
