@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 ALREF = (sys.executable, "-m", "alref_edge")
 QUICK = ("--device", "cpu", "--threads", "1")
 
-watched = pytest.mark.skipif(STRACE is None, reason="strace is not installed (apt install strace)")
+watched = pytest.mark.skipif(STRACE is None, reason="strace is not here (apt install strace), or may not trace")
 
 
 class Place:
@@ -112,7 +112,7 @@ COMMANDS = {
     "synth": None,  # by the fixture `clip`
     "doctor": ("doctor",),
     "mllm serve": None,  # has a test of its own: it ends when it is told to
-    "eval synthetic": ("eval", "synthetic", "--seeds", "0", "--size", "64", "--frames", "16", *QUICK),
+    "eval synthetic": ("eval", "synthetic", "--seeds", "0", "--size", "96", "--frames", "16", *QUICK),
     "eval sound": ("eval", "sound", "--seeds", "0", "--size", "96", "--frames", "8", *QUICK),
     "bundle verify": ("bundle", "verify", ROOT / "engines" / "nano"),
 }
@@ -202,6 +202,31 @@ def test_benchmarks_open_no_socket(place: Place) -> None:
 
 
 # That the watch sees what it is there for
+
+
+@watched
+@pytest.mark.parametrize(
+    ("program", "loopback", "kind"),
+    [
+        ("socket.socket().connect_ex(('127.0.0.1', 9))", True, None),
+        ("socket.socket().connect_ex(('127.0.0.1', 9))", False, "socket"),
+        ("socket.socket(type=socket.SOCK_DGRAM).connect_ex(('192.0.2.1', 9))", True, "address"),
+        ("socket.socket(socket.AF_INET6).connect_ex(('2001:db8::1', 9))", True, "address"),
+        ("socket.socket(type=socket.SOCK_DGRAM).bind(('0.0.0.0', 0))", True, "address"),
+        ("socket.socket(socket.AF_UNIX).connect_ex('/run/other.sock')", True, "address"),
+        ("os.system('getent hosts name.invalid')", False, "look-up"),
+        ("open('file', 'w'), os.makedirs('a/b'), os.rename('file', 'a/file')", False, None),
+        ("open(os.path.expanduser('~/file'), 'a')", False, "file"),
+        ("os.mkdir(os.path.expanduser('~/folder'))", False, "file"),
+        ("open('file', 'w'), os.link('file', '../file')", False, "file"),
+    ],
+)
+def test_the_watch_sees(program: str, loopback: bool, kind: str | None, place: Place) -> None:
+    done = place.watch(sys.executable, "-I", "-S", "-c", f"import os, socket; {program}", loopback=loopback)
+    assert "Traceback" not in done.printed
+    assert {each.split(":")[0] for each in done.problems} >= ({kind} if kind else set())
+    assert bool(done.problems) is (kind is not None)
+
 
 TAKES_THE_SWITCH_OUT = """
 import importlib.abc, os, sys
