@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from alref_edge import offline as offline  # switches ONNX Runtime's telemetry off
+
 _HOMES = {
     "AlrefError": "alref_edge.errors",
     "Beats": "alref_edge.models.beats",

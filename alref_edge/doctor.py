@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alref_edge import __version__
+from alref_edge import __version__, offline
 from alref_edge.errors import AlrefError
 
-_NEEDED = ("numpy", "av", "pillow", "pycocotools", "pymupdf-fonts", "soxr", "tokenizers", "typer")
+_NEEDED = ("numpy", "av", "httpx", "pillow", "pycocotools", "pymupdf-fonts", "soxr", "tokenizers", "typer")
 _BACKENDS = ("onnxruntime", "onnxruntime-gpu", "tensorrt")
 _OTHERS = (
     "torch",
@@ -34,7 +34,7 @@ class Finding:
 
     Attributes:
         name: what it is.
-        state: "ok", "missing" (something optional), or "fault".
+        state: "ok", "missing" (something optional, and printed as such), or "fault".
         detail: a version, or why not.
         mend: the command that mends it; empty where nothing is to be done.
     """
@@ -70,7 +70,8 @@ class Report:
         """The report for a person."""
         lines = [f"{name} {version}" for name, version in self.versions.items()]
         for finding in self.findings:
-            lines.append(f"{finding.state:<8} {finding.name}" + (f": {finding.detail}" if finding.detail else ""))
+            name = finding.name + (" (optional)" if finding.state == "missing" else "")
+            lines.append(f"{finding.state:<8} {name}" + (f": {finding.detail}" if finding.detail else ""))
             if finding.mend:
                 lines.append(f"         {finding.mend}")
         lines.append("videos can be run" if self.can_run else "videos cannot be run yet")
@@ -86,7 +87,7 @@ def examine(bundle: Path | None = None) -> Report:
     needed = [_package(name) for name in _NEEDED]
     backends, works = _providers()
     verified = _bundle(bundle)
-    findings = [*needed, *_mixtures(), *backends, *_encoders(), _llm_server(), verified]
+    findings = [*needed, *_mixtures(), *backends, _telemetry(), *_encoders(), _llm_server(), verified]
     can_run = works and verified.state == "ok" and all(finding.state == "ok" for finding in needed)
     versions = {"alref-edge": __version__, "python": platform.python_version(), "platform": platform.platform()}
     versions |= {name: version for name in (*_BACKENDS, *_OTHERS) if (version := _version(name)) is not None}
@@ -162,16 +163,37 @@ def _providers() -> tuple[list[Finding], bool]:
         works = works or result.works
         if result.works:
             found.append(Finding(name, "ok", "runs a graph"))
+        elif name == providers.CPU:
+            found.append(Finding(name, "fault", result.reason, "pip install --force-reinstall onnxruntime"))
         else:
-            mend = "pip install 'alref-edge[gpu]' in place of the extra cpu, and an NVIDIA driver"
+            mend = "for an NVIDIA GPU: pip install 'alref-edge[gpu]' in place of the extra cpu, and the driver"
             found.append(Finding(name, "missing", result.reason, mend))
     tensorrt = _version("tensorrt")
     found.append(
         Finding("tensorrt", "ok", tensorrt)
         if tensorrt
-        else Finding("tensorrt", "missing", "not installed; optional", "pip install 'alref-edge[tensorrt]'")
+        else Finding("tensorrt", "missing", "not installed", "pip install 'alref-edge[tensorrt]'")
     )
     return found, works
+
+
+def _telemetry() -> Finding:
+    """What ONNX Runtime does beside its work: asked after it was loaded."""
+    if offline.loaded_first:
+        return Finding(
+            "telemetry",
+            "fault",
+            f"onnxruntime was imported before alref_edge and without {offline.TELEMETRY}=1: it may send events",
+            f"import alref_edge first, or export {offline.TELEMETRY}=1",
+        )
+    if not offline.is_set(offline.TELEMETRY):
+        return Finding(
+            "telemetry",
+            "fault",
+            f"{offline.TELEMETRY} was taken out of the environment after alref_edge was imported",
+            f"leave {offline.TELEMETRY}=1 there",
+        )
+    return Finding("telemetry", "ok", f"off: {offline.TELEMETRY}=1 stood before ONNX Runtime was loaded")
 
 
 def _encoders() -> list[Finding]:
@@ -193,7 +215,7 @@ def _llm_server() -> Finding:
     try:
         vllm = Installation.find()
     except AlrefError as error:
-        return Finding("vLLM", "missing", f"{error.message} {error.got}; optional", error.mend or "")
+        return Finding("vLLM", "missing", f"for --selector mllm: {error.message} {error.got}", error.mend or "")
     return Finding("vLLM", "ok", f"{vllm.version}{', for CPUs' if vllm.on_cpu else ''}, of {vllm.python}")
 
 

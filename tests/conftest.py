@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from alref_edge import offline
+
+offline.switch_off(offline.HUBS)  # before a test imports transformers
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -38,8 +38,11 @@ def serve(
     python: Annotated[
         str | None, typer.Option(help="The Python that has vLLM; ALREF_VLLM_PYTHON's, or this one, if left out.")
     ] = None,
-    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="A loopback address, for --port.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(help="Listen on this TCP port, 0: a free one; on a UNIX socket of this user's if left out."),
+    ] = None,
     tensor_parallel: Annotated[int, typer.Option(help="GPUs that the model is spread over.")] = 1,
     context: Annotated[
         int | None, typer.Option(help="Most tokens of a prompt and its answer; up to 8192 if left out.")

@@ -19,6 +19,7 @@ SERVE = "alref-edge mllm serve --model FOLDER"
 
 # Nothing that two readers of a URL could understand differently: no user, query, fragment, backslash or white space.
 _URL = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?((?:/[A-Za-z0-9._~%-]+)*)/*", re.ASCII)
+_SOCKET = re.compile(r"unix://(/[^\x00-\x1f\x7f]+)")
 _KEY = re.compile(r"[!-~]*", re.ASCII)
 _MAX_STATE_BYTES = 64 << 10
 
@@ -28,13 +29,15 @@ class Endpoint:
     """An OpenAI-compatible API over HTTP.
 
     Made by `at` or `running`. Only a loopback address is taken unless `allow_remote`: a literal of 127.0.0.0/8, ::1, or
-    the name localhost, which is written as 127.0.0.1, so that no name is ever looked up.
+    the name localhost, which is written as 127.0.0.1, so that no name is ever looked up; of a server of this user's own
+    also a UNIX socket.
 
     Attributes:
-        url: base of the API, such as "http://127.0.0.1:8000/v1", without a slash at its end.
+        url: base of the API, such as "http://127.0.0.1:8000/v1", without a slash at its end, or "unix:///FILE".
         api_key: sent as a bearer token; "" sends none. Neither printed nor logged.
         model: name of the served model; None: the only one that the server lists.
         allow_remote: whether images and prompts may leave this machine.
+        holder: the process that is, or started, the server: nothing is sent to what another one holds. None: not known.
 
     Raises:
         InputError: no such URL, not on this machine, or a key that no HTTP header can hold.
@@ -44,15 +47,28 @@ class Endpoint:
     api_key: str = field(default="", repr=False)
     model: str | None = None
     allow_remote: bool = False
+    holder: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", _checked_url(self.url, self.allow_remote))
+        if self.socket is None:
+            object.__setattr__(self, "url", _checked_url(self.url, self.allow_remote))
         if not _KEY.fullmatch(self.api_key):
             raise InputError(
                 "The API key has characters that no HTTP header can hold.",
                 expected="printable ASCII without spaces",
                 mend=f"check {KEY_VARIABLE} or the key that was given.",
             )
+
+    @property
+    def socket(self) -> str | None:
+        """The path of a UNIX socket."""
+        found = _SOCKET.fullmatch(self.url)
+        return found and found[1]
+
+    @property
+    def http(self) -> str:
+        """The base of a request's URL; the host's name is looked up by nobody where there is a socket."""
+        return self.url if self.socket is None else "http://localhost/v1"
 
     @classmethod
     def at(
@@ -70,7 +86,7 @@ class Endpoint:
             InputError: see `Endpoint`.
         """
         key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
-        return cls(url, key.strip(), model, allow_remote)
+        return cls(_checked_url(url, allow_remote), key.strip(), model, allow_remote)
 
     @classmethod
     def running(cls) -> Endpoint:
@@ -88,7 +104,7 @@ class Endpoint:
             raise MllmError(
                 "The server of the LLM has ended.", got=f"no process {ended} any more", mend=f"start one: {SERVE}"
             )
-        return cls(state.url, state.api_key, state.model)
+        return cls(state.url, state.api_key, state.model, holder=state.pid)
 
 
 def is_loopback(host: str) -> bool:

@@ -30,6 +30,7 @@ def main(parent: int, grace_s: float, folder: str, command: list[str]) -> int:
         The server's exit status, or 128 and the signal that ended it.
     """
     asked: list[int] = []
+    os.umask(0o077)  # the server's socket, too, is for this user alone
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda got, _: asked.append(got))
     prctl = _prctl()
@@ -58,12 +59,12 @@ def main(parent: int, grace_s: float, folder: str, command: list[str]) -> int:
 def end_family(server: subprocess.Popen[bytes]) -> None:
     """End whatever is left of the server and its children, of whatever group or session."""
     settled = time.monotonic() + _SETTLE_S
-    while server.poll() is not None and children() and time.monotonic() < settled:
+    while server.poll() is not None and family(os.getpid()) and time.monotonic() < settled:
         time.sleep(_POLL_S)
     for _ in range(100):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(server.pid, signal.SIGKILL)
-        left = children()
+        left = family(os.getpid())
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -75,8 +76,8 @@ def end_family(server: subprocess.Popen[bytes]) -> None:
             pass  # adopted, and ended
 
 
-def children() -> list[int]:
-    """Process ids below this one at any depth, without those that have ended; none where there is no /proc."""
+def family(root: int) -> list[int]:
+    """Process ids below one at any depth, without those that have ended; none where there is no /proc."""
     parents: dict[int, int] = {}
     ended: set[int] = set()
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
@@ -87,7 +88,7 @@ def children() -> list[int]:
             parents[int(name)] = int(parent)
             if state == b"Z":
                 ended.add(int(name))
-    found = [os.getpid()]
+    found = [root]
     for pid in found:
         found += [child for child, parent in parents.items() if parent == pid]
     return [pid for pid in found[1:] if pid not in ended]

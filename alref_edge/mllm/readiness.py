@@ -23,11 +23,11 @@ _SCHEMA = {
 
 
 def is_up(client: httpx.Client, endpoint: Endpoint) -> bool:
-    """Whether the server takes requests yet."""
+    """Whether the server takes requests yet. Raises MllmError if another process listens in its place."""
     import httpx
 
     try:
-        return client.get(f"{endpoint.url.removesuffix('/v1')}/health", timeout=5).status_code == 200
+        return client.get(f"{endpoint.http.removesuffix('/v1')}/health", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -42,7 +42,7 @@ def first_answer(client: httpx.Client, endpoint: Endpoint, timeout_s: float) -> 
         httpx.TransportError: there is none.
     """
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    url = f"{endpoint.url}/chat/completions"
+    url = f"{endpoint.http}/chat/completions"
     answer = client.post(url, json=_question(endpoint.model), headers=headers, timeout=timeout_s)
     try:
         text = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else "null"

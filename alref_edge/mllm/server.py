@@ -3,8 +3,9 @@
     with MllmServer("models/Qwen2.5-VL-7B-Instruct", ServerSettings(in_flight=32)) as server:
         server.endpoint
 
-It listens on loopback, wants a key, opens three addresses (`alref_edge.mllm.gate`), fetches nothing, and ends with the
-program that started it (`alref_edge.mllm.guardian`).
+It listens on a UNIX socket that this user alone can enter, or on a port of loopback, where it has to prove itself
+before anything is sent to it (`alref_edge.mllm.peer`). It wants a key, opens three addresses (`alref_edge.mllm.gate`),
+fetches nothing, and ends with the program that started it (`alref_edge.mllm.guardian`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
+
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.endpoint import Endpoint, is_loopback, user_folder
 from alref_edge.mllm.installation import Installation
 from alref_edge.mllm.model_folder import ModelFolder
+from alref_edge.mllm.peer import Transport
 from alref_edge.mllm.readiness import first_answer, is_up
 from alref_edge.mllm.start_errors import explain, tail
 
@@ -48,8 +52,8 @@ class ServerSettings:
     """How the server is run.
 
     Attributes:
-        host: a loopback address.
-        port: 0: a free one.
+        port: of TCP, 0: a free one; None: a UNIX socket, where the installed vLLM has that, else as 0.
+        host: a loopback address, for the port.
         api_key: None: one of its own; given, so that a server started again is the same to its clients.
         tensor_parallel: GPUs that the model is spread over.
         context: most tokens of a prompt and its answer; None: 8192, or the model's own if that is less.
@@ -66,7 +70,7 @@ class ServerSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: int | None = None
     api_key: str | None = field(default=None, repr=False)
     tensor_parallel: int = 1
     context: int | None = None
@@ -88,7 +92,7 @@ class ServerSettings:
             )
         word = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
         for name, right, expected in (
-            ("port", 0 <= self.port < 65536, "0 to 65535"),
+            ("port", self.port is None or 0 <= self.port < 65536, "0 to 65535"),
             ("tensor_parallel", self.tensor_parallel >= 1, "1 or more"),
             ("context", self.context is None or self.context >= 256, "256 or more"),
             ("memory_share", self.memory_share is None or 0 < self.memory_share <= 1, "above 0, up to 1"),
@@ -135,6 +139,8 @@ class MllmServer:
         self.pid: int | None = None
         self._key = settings.api_key or secrets.token_urlsafe(32)
         self._port = settings.port
+        if settings.port is None and not self.installation.has_unix_sockets:
+            self._port = 0
         self._guardian: subprocess.Popen[str] | None = None
         self._folder: Path | None = None
         self._log_start = 0
@@ -146,24 +152,31 @@ class MllmServer:
         Raises:
             MllmError: it has not been started.
         """
-        if not self._port:
+        if not self._port and self._folder is None:
             raise MllmError("The server has not been started.", mend="call start(), or use it in a with statement.")
         suffix = f"-{self.settings.quantization}" if self.settings.quantization else ""
-        return Endpoint(f"http://{self.settings.host}:{self._port}/v1", self._key, self.model.name + suffix)
+        url = f"unix://{self._socket}" if self._port is None else f"http://{self.settings.host}:{self._port}/v1"
+        return Endpoint(url, self._key, self.model.name + suffix, holder=os.getpid())
+
+    @property
+    def _socket(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "llm.sock"
 
     def start(self) -> MllmServer:
         """Start it, and return when it has answered a question about an image within a schema.
 
-        The same port and key are taken again if it ran before.
+        The same socket or port, and the same key, are taken again if it ran before.
 
         Raises:
             InputError, CapacityError: the model, the settings or the memory do not go together.
-            MllmError: the port is taken, or the server ended, or was not ready in time.
+            MllmError: the port is taken, before or in the meantime, or the server ended, or was not ready in time.
         """
         if self.status() is None and self._guardian is not None:
             return self
         until = time.monotonic() + self.settings.start_timeout_s
-        self._port = _free_port(self.settings.host, self._port)
+        if self._port is not None:
+            self._port = _free_port(self.settings.host, self._port)
         try:
             self._spawn()
             self._wait_until_ready(until)
@@ -215,8 +228,7 @@ class MllmServer:
         options: dict[str, Any] = {
             "model": self.model.path,
             "served-model-name": self.endpoint.model,
-            "host": settings.host,
-            "port": self._port,
+            **({"uds": self._socket} if self._port is None else {"host": settings.host, "port": self._port}),
             "dtype": dtype,
             "max-model-len": context,
             "max-num-seqs": settings.in_flight,
@@ -249,8 +261,13 @@ class MllmServer:
         return environment
 
     def _spawn(self) -> None:
-        near = len(tempfile.gettempdir()) < _LONGEST_TMPDIR
-        folder = self._folder = Path(tempfile.mkdtemp(prefix="alref-", dir=None if near else "/tmp"))  # of mode 0700
+        if self._folder is None:
+            near = len(tempfile.gettempdir()) < _LONGEST_TMPDIR
+            self._folder = Path(tempfile.mkdtemp(prefix="alref-", dir=None if near else "/tmp"))  # of mode 0700
+        else:  # it went with the server that ended, or that one was killed
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(mode=0o700)
+        folder = self._folder
         try:
             shutil.copyfile(Path(__file__).with_name("gate.py"), folder / "alref_gate.py")
             environment = self._environment(folder)
@@ -277,10 +294,8 @@ class MllmServer:
         self.pid = int(line) if line.strip().isdigit() else None
 
     def _wait_until_ready(self, until: float) -> None:
-        import httpx
-
         endpoint = self.endpoint
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(transport=Transport(endpoint, trust_env=False), trust_env=False) as client:
             while not is_up(client, endpoint):
                 if (status := self.wait(_POLL_S)) is not None:
                     raise explain(self.log, self._log_start, status)

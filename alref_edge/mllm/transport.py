@@ -18,6 +18,7 @@ import httpx
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.counting import Tally
 from alref_edge.mllm.endpoint import KEY_VARIABLE, SERVE, Endpoint
+from alref_edge.mllm.peer import AsyncTransport
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed later."""
@@ -126,15 +127,19 @@ class Transport:
         self._jitter = random.Random()
         self._http = httpx.AsyncClient(
             headers=headers,
-            verify=_trusted(endpoint),
+            transport=AsyncTransport(
+                endpoint,
+                verify=_trusted(endpoint),
+                trust_env=False,
+                limits=httpx.Limits(
+                    max_connections=settings.in_flight,
+                    max_keepalive_connections=settings.in_flight,
+                    keepalive_expiry=_KEEPALIVE_S,
+                ),
+            ),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s), pool=None),
-            limits=httpx.Limits(
-                max_connections=settings.in_flight,
-                max_keepalive_connections=settings.in_flight,
-                keepalive_expiry=_KEEPALIVE_S,
-            ),
         )
 
     async def close(self) -> None:
@@ -200,7 +205,7 @@ class Transport:
         return asked_s + longest * self._jitter.uniform(0.5, 1.0)
 
     async def _once(self, method: str, path: str, body: bytes | None) -> Mapping[str, Any]:
-        async with self._http.stream(method, self._endpoint.url + path, content=body) as response:
+        async with self._http.stream(method, self._endpoint.http + path, content=body) as response:
             received = bytearray()
             async for chunk in response.aiter_raw():  # as it came: nothing is unpacked
                 received += chunk

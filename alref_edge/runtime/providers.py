@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from alref_edge import offline
 from alref_edge.errors import ProviderError
 
 CPU = "CPUExecutionProvider"
@@ -59,6 +60,8 @@ def load_onnxruntime() -> Any:
 
 @cache
 def _prepared(onnxruntime: Any) -> Any:
+    if offline.loaded_first:
+        onnxruntime.disable_telemetry_events()  # what can still be stopped
     if CUDA in onnxruntime.get_available_providers():
         with contextlib.suppress(Exception):
             onnxruntime.preload_dlls()

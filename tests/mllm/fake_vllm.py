@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = r"""
-import argparse, http.server, json, os, pathlib, signal, subprocess, sys, time
+import argparse, http.server, json, os, pathlib, signal, socketserver, subprocess, sys, time
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--model", type=pathlib.Path)
 parser.add_argument("--host")
 parser.add_argument("--port", type=int)
+parser.add_argument("--uds")
 parser.add_argument("--middleware")
 args, _ = parser.parse_known_args()
 fake = json.loads((args.model / "config.json").read_text())["fake"]
 module, name = args.middleware.split(".")
 gate = getattr(__import__(module), name)
 modes = {"TMPDIR": oct(os.stat(os.environ["TMPDIR"]).st_mode)}
+if args.uds:
+    modes["socket's folder"] = oct(os.stat(os.path.dirname(args.uds)).st_mode)
 seen = {"argv": sys.argv, "environment": dict(os.environ), "cwd": os.getcwd(), "modes": modes, "gate": gate.__name__}
 (args.model / "seen.json").write_text(json.dumps(seen))
 
@@ -69,6 +72,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(fake.get("status", 200), json.dumps(body).encode())
 
 
+class UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+    def get_request(self):
+        return super().get_request()[0], ("unix", 0)
+
+
+if args.uds:
+    UnixServer(args.uds, Handler).serve_forever()
 http.server.ThreadingHTTPServer((args.host, args.port), Handler).serve_forever()
 """
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from alref_edge.mllm.endpoint import Endpoint, read_states
 from alref_edge.mllm.gate import Gate
 from alref_edge.mllm.installation import PYTHON_VARIABLE, Installation
 from alref_edge.mllm.model_folder import ModelFolder, pixel_budget
+from alref_edge.mllm.peer import Transport
 from alref_edge.mllm.server import MllmServer, ServerSettings, default_log
 from tests.mllm.fake_vllm import make_model, make_python, seen, weights
 from tests.mllm.processes import none_left, with_text
@@ -48,6 +50,17 @@ def serve(python: str, tmp_path: Path) -> Callable[..., MllmServer]:
     return make
 
 
+def get(endpoint: Endpoint, path: str) -> httpx.Response:
+    """What a client that proves the server gets, without the key."""
+    with httpx.Client(transport=Transport(endpoint), trust_env=False) as client:
+        return client.get(f"{endpoint.http.removesuffix('/v1')}{path}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
 def the_log_says(server: MllmServer, text: str) -> bool:
     return text in server.log.read_text()
 
@@ -55,7 +68,7 @@ def the_log_says(server: MllmServer, text: str) -> bool:
 # What is started
 
 
-def test_it_is_started_on_loopback_with_what_the_job_needs(
+def test_it_is_started_on_a_socket_of_this_user_with_what_the_job_needs(
     serve: Callable[..., MllmServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("https_proxy", "HTTP_PROXY", "ALL_PROXY", "PYTHONPATH", "PYTHONSTARTUP", "HF_TOKEN", "HF_ENDPOINT"):
@@ -66,12 +79,15 @@ def test_it_is_started_on_loopback_with_what_the_job_needs(
     with serve(ServerSettings(in_flight=7, max_images=2, start_timeout_s=30, stop_grace_s=3), says="Hello") as server:
         given = seen(server.model.path)
         key = server.endpoint.api_key
-        assert httpx.get(f"{server.endpoint.url}/models", trust_env=False).status_code == 200
+        assert get(server.endpoint, "/v1/models").status_code == 200
+        path = Path(str(server.endpoint.socket))
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o700
         commands = [" ".join(process.cmdline()) for process in with_text(key)]
     environment, argv = given["environment"], given["argv"]
     options = dict(zip(argv[1::2], argv[2::2], strict=False))
-    assert options["--host"] == "127.0.0.1"
-    assert server.endpoint.url == f"http://127.0.0.1:{options['--port']}/v1"
+    assert not {"--host", "--port"} & options.keys()
+    assert server.endpoint.url == f"unix://{options['--uds']}"
+    assert given["modes"]["socket's folder"] == oct(stat.S_IFDIR | 0o700)
     assert options["--served-model-name"] == server.endpoint.model == server.model.name
     assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2, "video": 0, "audio": 0}
     assert (options["--max-num-seqs"], options["--max-model-len"]) == ("7", "4096")
@@ -119,8 +135,9 @@ def test_a_gpu_build_gets_a_share_of_the_gpu_and_no_setting_of_cpus(tmp_path: Pa
     assert "--enforce-eager" not in command
 
 
-def test_it_is_the_same_to_its_clients_when_started_again(serve: Callable[..., MllmServer]) -> None:
-    server = serve()
+@pytest.mark.parametrize("port", [None, 0], ids=["socket", "port"])
+def test_it_is_the_same_to_its_clients_when_started_again(serve: Callable[..., MllmServer], port: int | None) -> None:
+    server = serve(replace(QUICK, port=port))
     with pytest.raises(MllmError, match="has not been started"):
         _ = server.endpoint
     with server:
@@ -133,15 +150,24 @@ def test_it_is_the_same_to_its_clients_when_started_again(serve: Callable[..., M
         server.start()
         assert server.endpoint == first
         assert server.pid != pid
-        assert httpx.get(first.url.replace("/v1", "/health"), trust_env=False).status_code == 200
+        assert get(server.endpoint, "/health").status_code == 200
 
 
 def test_a_key_and_a_port_can_be_given(serve: Callable[..., MllmServer]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-    with serve(ServerSettings(port=port, api_key="my-own-key", stop_grace_s=3)) as server:
+    with serve(ServerSettings(port=free_port(), api_key="my-own-key", stop_grace_s=3)) as server:
         assert server.endpoint.api_key == "my-own-key"
+        options = seen(server.model.path)["argv"]
+        port = options[options.index("--port") + 1]
+        assert options[options.index("--host") + 1] == "127.0.0.1"
         assert server.endpoint.url == f"http://127.0.0.1:{port}/v1"
+        assert get(server.endpoint, "/health").status_code == 200
+
+
+def test_a_vllm_that_knows_no_socket_gets_a_port(tmp_path: Path) -> None:
+    python = make_python(tmp_path / "environment", version="0.9.1")
+    with MllmServer(make_model(tmp_path / "model"), QUICK, str(python), tmp_path / "log") as server:
+        assert server.endpoint.url.startswith("http://127.0.0.1:")
+        assert get(server.endpoint, "/health").status_code == 200
 
 
 # That nothing of it is left
@@ -151,12 +177,12 @@ def test_a_key_and_a_port_can_be_given(serve: Callable[..., MllmServer]) -> None
 def test_stop_ends_it_with_all_its_children(serve: Callable[..., MllmServer], tmp_path: Path, deaf: bool) -> None:
     server = serve(ServerSettings(start_timeout_s=30, stop_grace_s=1), children=[False, True, True], deaf=deaf)
     server.start()
-    port = int(server.endpoint.url.split(":")[2].removesuffix("/v1"))
+    path = Path(str(server.endpoint.socket))
+    assert path.is_socket()
     assert len(with_text(server.endpoint.api_key)) == 5  # guardian, server, three that do not listen to SIGTERM
     server.stop()
     assert with_text(server.endpoint.api_key) == []
-    with socket.create_server(("127.0.0.1", port)):
-        pass
+    assert not path.parent.exists()
     server.stop()  # does nothing
     assert server.status() is None
 

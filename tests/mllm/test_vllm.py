@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ import pytest
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.client import ClientSettings, MllmClient, Reply
 from alref_edge.mllm.endpoint import Endpoint
+from alref_edge.mllm.peer import Transport
 from alref_edge.mllm.questions import Question, Questioner
 from alref_edge.mllm.server import MllmServer, ServerSettings
 from alref_edge.mllm.strips import BoxMarks
@@ -79,11 +81,16 @@ def ask_all(client: MllmClient, questions: list[Question[Any]]) -> list[Future[R
     return [client.submit(question) for question in questions]
 
 
+def connected(server: MllmServer, key: str = KEY) -> httpx.Client:
+    transport, headers = Transport(server.endpoint), {"Authorization": f"Bearer {key}"}
+    return httpx.Client(transport=transport, base_url="http://localhost", headers=headers, timeout=60, trust_env=False)
+
+
 def request(server: MllmServer, content: list[dict[str, Any]]) -> httpx.Response:
     endpoint = server.endpoint
     body = {"model": endpoint.model, "messages": [{"role": "user", "content": content}], "max_tokens": 4}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    return httpx.post(f"{endpoint.url}/chat/completions", json=body, headers=headers, timeout=60, trust_env=False)
+    with connected(server) as client:
+        return client.post("/v1/chat/completions", json=body)
 
 
 # In the order in which they come: the last ones end the server.
@@ -99,15 +106,15 @@ def test_it_answers_as_the_model_it_serves(server: MllmServer) -> None:
 def test_only_what_the_job_needs_is_open(server: MllmServer) -> None:
     sockets = [each for process in with_text(KEY) for each in process.net_connections("inet")]
     listening = {each.laddr for each in sockets if each.status == "LISTEN"}
-    assert {address.ip for address in listening} == {"127.0.0.1"}
-    base = server.endpoint.url.removesuffix("/v1")
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(trust_env=False, headers=headers) as client:
+    assert {address.ip for address in listening} <= {"127.0.0.1"}  # engine and workers among themselves
+    path = Path(str(server.endpoint.socket))
+    assert [stat.S_IMODE(each.lstat().st_mode) for each in (path, path.parent)] == [0o700, 0o700]
+    with connected(server) as client:
         for path in ("/metrics", "/docs", "/openapi.json", "/version", "/load", "/ping"):
-            assert client.get(base + path).status_code == 404, path
+            assert client.get(path).status_code == 404, path
         for path in ("/invocations", "/tokenize", "/v1/completions", "/v1/responses", "/v1/embeddings", "/pooling"):
-            assert client.post(base + path, json={}).status_code == 404, path
-        assert "access-control-allow-origin" not in client.get(f"{base}/health", headers={"Origin": "http://x"}).headers
+            assert client.post(path, json={}).status_code == 404, path
+        assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": "http://x"}).headers
 
 
 def test_it_fetches_nothing_and_reads_no_file(server: MllmServer, tmp_path: Path) -> None:
@@ -128,7 +135,8 @@ def test_a_wrong_key_is_said_to_be_wrong(server: MllmServer, questions: Callable
         with pytest.raises(MllmError, match="key"):
             client.ask(questions(1)[0])
         assert client.counters.retries == 0
-    assert httpx.get(f"{server.endpoint.url}/models", trust_env=False).status_code == 401
+    with connected(server, "wrong") as bare:
+        assert bare.get("/v1/models").status_code == 401
 
 
 def test_answers_about_images_keep_to_the_schema(server: MllmServer) -> None:
@@ -197,14 +205,12 @@ def test_killed_for_good_the_run_ends_and_keeps_its_answers(
         futures = ask_all(client, asked)
         kept = futures[0].result().answer
         assert server.pid is not None
-        port = int(server.endpoint.url.split(":")[2].removesuffix("/v1"))
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(MllmError, match="mllm serve"):
             _ = [future.result() for future in futures]
     assert server.wait(30) == 128 + signal.SIGKILL
     assert none_left(KEY, within_s=1)
-    with socket.create_server(("127.0.0.1", port)):
-        pass
+    assert not Path(str(server.endpoint.socket)).parent.exists()
     with MllmClient(server.endpoint, settings=settings, cache_dir=tmp_path) as client:
         reply = client.ask(asked[0])
         assert (reply.answer, reply.cached) == (kept, True)
