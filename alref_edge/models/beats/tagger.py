@@ -180,8 +180,9 @@ def signature(config: BeatsConfig) -> Signature:
 
 def _read_labels(file: OpenFile) -> tuple[tuple[str, str], ...]:
     try:
-        return msgspec.json.decode(file.read(BeatsConfig.files["labels"]), type=tuple[tuple[str, str], ...])
-    except (msgspec.MsgspecError, RecursionError) as error:
+        text = file.read(BeatsConfig.files["labels"]).decode()
+        return msgspec.json.decode(text, type=tuple[tuple[str, str], ...])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{file.name} holds no labels.", expected="pairs of id and name", got=str(error), mend=_EXPORT_AGAIN
         ) from error
