@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -97,7 +98,7 @@ def functions() -> Any:
 
 def row(count: int) -> Any:
     names = ["x", *(f"a{number}" for number in range(count))]
-    nodes = [helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("Relu", [a], [b]) for a, b in itertools.pairwise(names)]
     return model([*nodes, *ending(names[-1])], [SEVEN])
 
 
@@ -294,7 +295,7 @@ except EngineError as error:
 @pytest.mark.parametrize("source", ["x", "c"], ids=["when it runs", "when it is loaded"])
 def test_a_graph_has_no_more_memory_than_the_machine(tmp_path: Path, source: str) -> None:
     names = [source, *(f"d{number}" for number in range(40))]
-    nodes = [helper.make_node("Concat", [a, a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [helper.make_node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
     nodes += [helper.make_node("Add", [names[-1], "x"], ["both"]), *ending("both")]
     (tmp_path / "g.onnx").write_bytes(
         model(nodes, [SEVEN, constant("c", *[[1.0] * 1024], dtype=np.float32)]).SerializeToString()
