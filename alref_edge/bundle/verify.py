@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 from alref_edge.bundle.files import OpenFile
@@ -14,7 +15,7 @@ from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, Manifest
 from alref_edge.errors import BundleError
 
 _CHUNK = 1 << 20
-_MOST_ENTRIES = 2048  # of a folder that is to be a bundle: a manifest lists 512 files at most
+_MOST_ENTRIES = 2048  # folders among them: a manifest lists 512 files at most
 _MOST_DEPTH = 16
 _THREADS = 4
 
@@ -42,7 +43,7 @@ def verify(root: Path, manifest: Manifest) -> dict[str, OpenFile]:
     """
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        found = dict(_walk(descriptor, "", manifest))
+        found = dict(_walk(descriptor, "", manifest, count()))
     finally:
         os.close(descriptor)
     unlisted, missing = set(found) - set(manifest.files), set(manifest.files) - set(found)
@@ -75,17 +76,19 @@ def verify(root: Path, manifest: Manifest) -> dict[str, OpenFile]:
     return files
 
 
-def _walk(descriptor: int, prefix: str, manifest: Manifest) -> Iterator[tuple[str, OpenFile | None]]:
-    """Every file of a folder and of those in it: the listed ones open, the others None."""
+def _walk(
+    descriptor: int, prefix: str, manifest: Manifest, seen: Iterator[int]
+) -> Iterator[tuple[str, OpenFile | None]]:
+    """Every file of a folder and of those in it: the listed ones open, the others None; `seen` counts entries."""
     with os.scandir(descriptor) as entries:
-        for count, entry in enumerate(entries):
+        for entry in entries:
             name = prefix + entry.name
             if entry.is_symlink():
                 raise _linked(name)
-            if count >= _MOST_ENTRIES or name.count("/") > _MOST_DEPTH:
+            if next(seen) >= _MOST_ENTRIES or name.count("/") > _MOST_DEPTH:
                 raise BundleError(
                     "The folder holds more than a bundle can.",
-                    expected=f"{_MOST_ENTRIES} entries of a folder, {_MOST_DEPTH} folders in each other",
+                    expected=f"{_MOST_ENTRIES} entries, {_MOST_DEPTH} folders in each other",
                     got=f"more, such as {name}",
                     mend="give the bundle's own folder.",
                 )
@@ -93,7 +96,7 @@ def _walk(descriptor: int, prefix: str, manifest: Manifest) -> Iterator[tuple[st
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 inner = os.open(entry.name, flags, dir_fd=descriptor)
                 try:
-                    yield from _walk(inner, name + "/", manifest)
+                    yield from _walk(inner, name + "/", manifest, seen)
                 finally:
                     os.close(inner)
             elif name in manifest.files:

@@ -249,6 +249,12 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [(root / f"x{number}").write_bytes(b"") for number in range(3000)],
         "more than a bundle can",
     ),
+    "a hundred folders of a hundred": (
+        lambda root: [
+            (root / f"x{number}/y{inner}").mkdir(parents=True) for number in range(50) for inner in range(60)
+        ],
+        "more than a bundle can",
+    ),
     "folders without end": (lambda root: (root / ("a/" * 40)).mkdir(parents=True), "more than a bundle can"),
 }
 
