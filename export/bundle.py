@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from alref_edge.bundle import Bundle
 from alref_edge.bundle.manifest import (
@@ -168,7 +170,7 @@ def _standing(root: Path) -> Manifest:
     files = {path: entry for path, entry in manifest.files.items() if path != MODEL_CARD}
     if (root / MODEL_CARD).is_file():
         files[MODEL_CARD] = _entry(root / MODEL_CARD)
-    manifest = replace(manifest, files=files)
+    manifest = msgspec.structs.replace(manifest, files=files)
     verify(root, manifest)
     return manifest
 

@@ -92,6 +92,10 @@ def first_graph(bundle: Path) -> Path:
     return bundle / "grounding_dino" / "backbone.onnx"
 
 
+def prompt_graph(bundle: Path) -> bytes:
+    return (bundle / "sam2" / "prompt.onnx").read_bytes()
+
+
 def mixed_sizes(place: Path) -> None:
     make_folder(place / "frames", frames=3)
     Image.new("RGB", (32, 32)).save(place / "frames" / "00003.png")
@@ -190,6 +194,17 @@ CASES: dict[str, Case] = {
         bundle=edited(lambda manifest: manifest["components"].pop("grounding_dino")),
     ),
     "incomplete configuration": Case(BundleError, ("onfiguration", "export"), bundle=edited(without_size)),
+    "a configuration beyond bounds": Case(
+        BundleError, ("num_maskmem", "export"),
+        bundle=edited(lambda manifest: manifest["components"]["sam2"]["config"].update(num_maskmem=10**9)),
+    ),
+    "a vocabulary of 50 MB": Case(
+        BundleError, ("larger", "export"), bundle=relisted("grounding_dino/vocab.txt", b"a\n" * 25_000_000)
+    ),
+    "another network's graph": Case(
+        EngineError, ("backbone.onnx", "export"),
+        bundle=lambda bundle: relisted("grounding_dino/backbone.onnx", prompt_graph(bundle))(bundle),
+    ),
     "senseless defaults": Case(
         BundleError, ("default settings", "export"),
         bundle=edited(lambda manifest: manifest.update(defaults={"rvos": {"sample_step": 0}})),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, PRECISIONS, Manifest
+from alref_edge.bundle.configs import AnyConfig
+from alref_edge.bundle.files import GraphFile, OpenFile
+from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, MOST_BYTES, PRECISIONS, Manifest
 from alref_edge.bundle.verify import verify
 from alref_edge.errors import BundleError
 
@@ -18,7 +20,11 @@ __all__ = ["Bundle", "Component", "default_bundle", "shipped"]
 @dataclass(frozen=True)
 class Component:
     """One network of a verified bundle in one precision: its graphs and files by name, and what the runtime has to
-    know of it."""
+    know of it.
+
+    Paths are for people and tools. What runs comes from `opened`, the bundle's files as they were verified, by path
+    relative to `root`; a component that was made by hand has none, and its paths are opened.
+    """
 
     name: str
     kind: str
@@ -28,6 +34,54 @@ class Component:
     graphs: Mapping[str, Path]
     files: Mapping[str, Path]
     tolerances: Mapping[str, float]
+    root: Path = Path()
+    opened: Mapping[str, OpenFile] = field(default_factory=dict, repr=False, compare=False)
+
+    def settings(self, kind: type[AnyConfig]) -> AnyConfig:
+        """The configuration, as that kind of network has it.
+
+        Raises:
+            BundleError: the component is of another kind, or its configuration makes no sense.
+        """
+        if self.kind != kind.kind:
+            raise BundleError(
+                f"The component {self.name!r} is no {kind.title}.",
+                expected=f"the kind {kind.kind!r}",
+                got=self.kind,
+                mend=EXPORT_AGAIN,
+            )
+        return kind.from_mapping(self.config)
+
+    def open_graph(self, name: str) -> GraphFile:
+        """A graph, as it was verified.
+
+        Raises:
+            BundleError: the component has no such graph, or it cannot be opened.
+        """
+        path = self.graph(name)
+        held = self._held(path)
+        try:
+            return GraphFile.at(path) if held is None else GraphFile.of_bundle(held, self.opened)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def open_file(self, name: str) -> OpenFile:
+        """A file, as it was verified.
+
+        Raises:
+            BundleError: the component has no such file, or it cannot be opened.
+        """
+        path = self.file(name)
+        held = self._held(path)
+        try:
+            return OpenFile(path, name=path.name, follow=True) if held is None else self.opened[held]
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def _held(self, path: Path) -> str | None:
+        """The name under which `opened` has a path."""
+        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
+        return name if name in self.opened else None
 
     def graph(self, name: str) -> Path:
         """Path of a graph.
@@ -58,17 +112,20 @@ class Component:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. Its folder must not be writable by others while it is in use: graphs are opened when needed.
+    """A verified bundle. Its files are opened once and stay open: a graph that is loaded later is the one that was
+    verified, whatever lies at its path by then. Nobody else may write to the files themselves; see `OpenFile`.
 
     Attributes:
         root: its folder.
         manifest: its manifest.
         sha256: SHA-256 of the manifest's bytes: it names the bundle's whole contents.
+        files: the manifest's files, by path relative to the folder, held open.
     """
 
     root: Path
     manifest: Manifest
     sha256: str
+    files: Mapping[str, OpenFile] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | Path | None = None) -> Bundle:
@@ -85,18 +142,24 @@ class Bundle:
             raise BundleError(
                 f"There is no bundle at {root}.", expected="a folder", mend="make one with `python -m export`."
             )
-        file = root / MANIFEST
-        if file.is_symlink() or not file.is_file():
-            raise BundleError(f"{root} is not a bundle.", expected=f"a {MANIFEST} in it", mend=EXPORT_AGAIN)
         try:
-            raw = file.read_bytes()
+            listing = OpenFile(root / MANIFEST, name=MANIFEST)
+        except OSError as error:
+            raise BundleError(
+                f"{root} is not a bundle.",
+                expected=f"a {MANIFEST} in it that can be read, and is no link",
+                got=error.strerror,
+                mend=EXPORT_AGAIN,
+            ) from error
+        try:
+            raw = listing.read(MOST_BYTES)
             manifest = Manifest.from_json(raw.decode())
-            verify(root, manifest)
+            files = verify(root, manifest)
         except UnicodeDecodeError as error:
             raise BundleError("The manifest is not UTF-8 text.", got=str(error), mend=EXPORT_AGAIN) from error
         except OSError as error:
             raise BundleError(f"The bundle at {root} cannot be read.", got=str(error), mend=EXPORT_AGAIN) from error
-        return cls(root, manifest, hashlib.sha256(raw).hexdigest())
+        return cls(root, manifest, hashlib.sha256(raw).hexdigest(), files)
 
     @property
     def is_shipped(self) -> bool:
@@ -140,6 +203,8 @@ class Bundle:
             graphs={key: self.root / path for key, path in graphs.items()},
             files={key: self.root / path for key, path in entry.files.items()},
             tolerances=tolerances,
+            root=self.root,
+            opened=self.files,
         )
 
 
@@ -153,3 +218,7 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parent.parent
     folder = package / "engines" / name
     return folder if folder.is_dir() else package.parent / "engines" / name
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"The file {path.name} cannot be read.", got=error.strerror, mend=EXPORT_AGAIN)

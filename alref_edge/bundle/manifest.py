@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
+from msgspec import Meta
+
+from alref_edge.bundle.configs import KINDS
 from alref_edge.errors import BundleError
 
 SCHEMA = "alref-edge.bundle/2"
@@ -18,26 +20,27 @@ MODEL_CARD = "MODEL_CARD.md"
 PRECISIONS = ("float32", "float16", "bfloat16")
 EXPORT_AGAIN = "export the bundle again with `python -m export`, or fetch it whole from where it came."
 
+MOST_BYTES = 4 << 20
+"""Size of the largest manifest that is read; those of the official networks take 15 kB."""
+MOST_GRAPH_BYTES = 16 << 20
+"""Size of the largest `.onnx` file that is read; its weights lie beside it."""
+_MOST_DEPTH = 8  # folders in folders
 
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a bundle: its SHA-256 in hex and its size in bytes."""
+_Any = TypeVar("_Any")
 
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[0-9a-f]{64}", str(self.sha256)) or not isinstance(self.size, int) or self.size < 0:
-            raise BundleError(
-                "A file's entry in the manifest is malformed.",
-                expected="a SHA-256 of 64 hex digits and a size",
-                got=f"{self.sha256!r}, {self.size!r}",
-                mend=EXPORT_AGAIN,
-            )
+Name = Annotated[str, Meta(max_length=64, pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")]
+Line = Annotated[str, Meta(max_length=255)]
+Path = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
-@dataclass(frozen=True)
-class PrecisionEntry:
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a bundle: its SHA-256 in hex and its size in bytes, at most 64 GiB."""
+
+    sha256: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    size: Annotated[int, Meta(ge=0, le=1 << 36)]
+
+
+class PrecisionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The graphs of a network in one precision.
 
     Attributes:
@@ -45,16 +48,11 @@ class PrecisionEntry:
         tolerances: by graph, the largest absolute difference that its export was accepted with.
     """
 
-    graphs: Mapping[str, str]
-    tolerances: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.graphs, Mapping) or not isinstance(self.tolerances, Mapping):
-            raise BundleError("A precision's entry in the manifest is malformed.", got=self.graphs, mend=EXPORT_AGAIN)
+    graphs: Annotated[Mapping[Name, Path], Meta(max_length=32)]
+    tolerances: Annotated[Mapping[Name, Annotated[float, Meta(ge=0, le=1e9)]], Meta(max_length=32)] = {}
 
 
-@dataclass(frozen=True)
-class ComponentEntry:
+class ComponentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One network of a bundle.
 
     Attributes:
@@ -64,29 +62,16 @@ class ComponentEntry:
         licence: licence of the weights.
         precisions: by precision ("float32", "float16", "bfloat16"), the graphs; they share the file of the weights.
         files: other files that the component needs, such as its vocabulary.
-        config: what the runtime has to know of the network.
+        config: what the runtime has to know of the network; see `configs`.
     """
 
-    kind: str
-    variant: str
-    source: Mapping[str, Any]
-    licence: str
-    precisions: Mapping[str, PrecisionEntry]
-    files: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        tables = (self.source, self.precisions, self.files, self.config)
-        words = (self.kind, self.variant, self.licence)
-        if not all(isinstance(each, Mapping) for each in tables) or not all(isinstance(each, str) for each in words):
-            raise BundleError("A component's entry in the manifest is malformed.", got=self.kind, mend=EXPORT_AGAIN)
-        if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
-            raise BundleError(
-                f"The component {self.kind!r} has a precision that there is not, or none.",
-                expected=", ".join(PRECISIONS),
-                got=sorted(self.precisions),
-                mend=EXPORT_AGAIN,
-            )
+    kind: Name
+    variant: Line
+    source: Annotated[Mapping[Line, Line | int | float | bool | None], Meta(max_length=32)]
+    licence: Line
+    precisions: Annotated[Mapping[Name, PrecisionEntry], Meta(max_length=8)]
+    files: Annotated[Mapping[Name, Path], Meta(max_length=32)] = {}
+    config: Mapping[str, Any] = {}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -94,15 +79,8 @@ class ComponentEntry:
         graphs = (path for precision in self.precisions.values() for path in precision.graphs.values())
         return (*graphs, *self.files.values())
 
-    @classmethod
-    def from_mapping(cls, entry: Mapping[str, Any]) -> ComponentEntry:
-        """Read an entry of the manifest. TypeError, KeyError or AttributeError where it does not fit."""
-        precisions = {name: PrecisionEntry(**each) for name, each in entry["precisions"].items()}
-        return cls(**{**entry, "precisions": precisions})
 
-
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of `bundle.json`.
 
     Attributes:
@@ -114,86 +92,155 @@ class Manifest:
         notes: one line for a person.
     """
 
-    name: str
+    name: Line
     trained: bool
-    components: Mapping[str, ComponentEntry]
-    files: Mapping[str, FileEntry]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    notes: str = ""
-    schema: str = SCHEMA
-
-    def __post_init__(self) -> None:
-        if (
-            not isinstance(self.trained, bool)
-            or not isinstance(self.name, str)
-            or not isinstance(self.defaults, Mapping)
-        ):
-            raise BundleError(
-                "The manifest does not fit its schema.",
-                expected="a name, trained true or false, and defaults that are an object",
-                got=f"{self.name!r}, {self.trained!r}, {self.defaults!r}",
-                mend=EXPORT_AGAIN,
-            )
-        for path in self.files:
-            check_relative(path)
-        for name, component in self.components.items():
-            for path in component.paths:
-                if path not in self.files:
-                    raise BundleError(
-                        f"The component {name!r} names a file that the manifest does not list.",
-                        got=path,
-                        mend=EXPORT_AGAIN,
-                    )
+    components: Annotated[Mapping[Name, ComponentEntry], Meta(max_length=64)]
+    files: Annotated[Mapping[Path, FileEntry], Meta(max_length=512)]
+    defaults: Mapping[str, Any] = {}
+    notes: Annotated[str, Meta(max_length=4096)] = ""
+    schema: Line = SCHEMA
 
     def to_json(self) -> str:
         """The manifest as it stands on disk."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(msgspec.to_builtins(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read a manifest.
 
         Raises:
-            BundleError: it is not JSON, of another schema, or lacks or has a field too many.
+            BundleError: it is not JSON, of another schema, lacks or has a field too many, or a part of it makes no
+                sense by itself or beside the others.
         """
         try:
-            raw = json.loads(text)
+            raw = msgspec.json.decode(text)
             schema = raw.get("schema")
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (msgspec.MsgspecError, AttributeError, RecursionError) as error:
             raise BundleError("The manifest is not a JSON object.", got=str(error), mend=EXPORT_AGAIN) from error
         if schema not in (SCHEMA, _FIRST_SCHEMA):
             raise BundleError(
                 "The bundle is of another schema than this release reads.",
                 expected=SCHEMA,
-                got=schema,
+                got=str(schema)[:80],
                 mend="export it again with the `python -m export` of this release.",
             )
-        try:
+        components, files = _object(raw, "components"), _object(raw, "files")
+        for name, entry in components.items():
+            what = f"the component {name!r}"
             if schema == _FIRST_SCHEMA:
-                raw = {**raw, "schema": SCHEMA, "components": _from_first(raw["components"])}
-            components = {name: ComponentEntry.from_mapping(entry) for name, entry in raw.pop("components").items()}
-            files = {path: FileEntry(**entry) for path, entry in raw.pop("files").items()}
-            return cls(components=components, files=files, **raw)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError("The manifest does not fit its schema.", got=str(error), mend=EXPORT_AGAIN) from error
+                components[name] = entry = _from_first(entry, what)
+            _read(ComponentEntry, entry, f"{what} is malformed, it")
+        for path, entry in files.items():
+            _read(FileEntry, entry, f"the entry of the file {path!r} is malformed, it")
+        manifest = _read(cls, {**raw, "schema": SCHEMA, "components": components, "files": files}, "it")
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Raise a BundleError unless the parts fit each other and what this release runs."""
+        for path in self.files:
+            check_relative(path)
+        for name, component in self.components.items():
+            _check_component(name, component, self.files)
 
 
-def _from_first(components: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Components of the first schema in the form of this one."""
+def _check_component(name: str, component: ComponentEntry, files: Mapping[str, FileEntry]) -> None:
+    if not component.precisions or not set(component.precisions) <= set(PRECISIONS):
+        raise BundleError(
+            f"The component {name!r} has a precision that there is not, or none.",
+            expected=", ".join(PRECISIONS),
+            got=sorted(component.precisions),
+            mend=EXPORT_AGAIN,
+        )
+    for path in component.paths:
+        if path not in files:
+            raise BundleError(
+                f"The component {name!r} names a file that the manifest does not list.", got=path, mend=EXPORT_AGAIN
+            )
+    for precision, entry in component.precisions.items():
+        for graph, path in entry.graphs.items():
+            _check_size(f"{precision} graph {graph!r} of {name!r}", files[path].size, MOST_GRAPH_BYTES)
+    kind = KINDS.get(component.kind)
+    if kind is None:
+        return
+    try:
+        config = kind.from_mapping(component.config)
+    except BundleError as error:
+        message = f"The component {name!r} cannot be run: {error.message}"
+        raise BundleError(message, expected=error.expected, got=error.got, mend=error.mend) from error
+    for precision, entry in component.precisions.items():
+        _check_names(f"{precision} graphs", name, config.needed_graphs, entry.graphs)
+    _check_names("files", name, kind.files, component.files)
+    for file, most in {**kind.files, **kind.optional_files}.items():
+        if file in component.files:
+            _check_size(f"file {file!r} of {name!r}", files[component.files[file]].size, most)
+
+
+def _check_names(what: str, name: str, needed: Mapping[str, int] | tuple[str, ...], given: Mapping[str, str]) -> None:
+    missing = [each for each in needed if each not in given]
+    if missing:
+        raise BundleError(
+            f"The component {name!r} lacks {what} that its network needs.",
+            expected=", ".join(missing),
+            got=", ".join(sorted(given)) or "none",
+            mend=EXPORT_AGAIN,
+        )
+
+
+def _check_size(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise BundleError(
+            f"The {what} is larger than it may be.",
+            expected=f"at most {most} bytes",
+            got=f"{size} bytes",
+            mend=EXPORT_AGAIN,
+        )
+
+
+def _read(kind: type[_Any], value: object, what: str) -> _Any:
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BundleError(
+            f"The manifest does not fit its schema: {what} is not as this release reads it.",
+            got=str(error),
+            mend=EXPORT_AGAIN,
+        ) from error
+
+
+def _object(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name)
+    if not isinstance(value, dict):
+        raise BundleError(
+            "The manifest does not fit its schema.",
+            expected=f"an object {name!r}",
+            got=type(value).__name__ if name in raw else "none",
+            mend=EXPORT_AGAIN,
+        )
+    return value
+
+
+def _from_first(entry: object, what: str) -> dict[str, Any]:
+    """A component of the first schema in the form of this one."""
     moved = ("precision", "graphs", "tolerances")
+    raw = _read(dict[str, Any], entry, what)
+    precision = _read(str, raw.get("precision"), f"the precision of {what}")
     return {
-        name: {
-            **{key: value for key, value in entry.items() if key not in moved},
-            "precisions": {entry["precision"]: {key: entry[key] for key in moved[1:] if key in entry}},
-        }
-        for name, entry in components.items()
+        **{key: value for key, value in raw.items() if key not in moved},
+        "precisions": {precision: {key: raw[key] for key in moved[1:] if key in raw}},
     }
 
 
-def check_relative(path: str) -> None:
-    """Raise a BundleError unless the path stays inside the folder that it is relative to."""
+def is_plain(path: str) -> bool:
+    """Whether a relative path is in its plain form and stays inside the folder that it is relative to."""
     pure = PurePosixPath(path)
-    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or str(pure) != path:
+    plain = path not in ("", ".") and not set(path) & set("\\:\0") and str(pure) == path
+    return plain and not pure.is_absolute() and ".." not in pure.parts and len(pure.parts) <= _MOST_DEPTH
+
+
+def check_relative(path: str) -> None:
+    """Raise a BundleError unless the path is plain."""
+    if not is_plain(path):
         raise BundleError(
             "The manifest names a path outside the bundle, or one that is not in its plain form.",
             expected="a relative path such as sam2/track.onnx",

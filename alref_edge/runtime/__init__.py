@@ -4,31 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alref_edge.bundle.files import GraphFile
 from alref_edge.errors import EngineError
 from alref_edge.runtime.buffers import Buffer
-from alref_edge.runtime.session import Session, SessionOptions, TensorSpec
+from alref_edge.runtime.session import Session, SessionOptions, Signature, TensorSpec
 
-__all__ = ["Buffer", "Session", "SessionOptions", "TensorSpec", "open_session"]
+__all__ = ["Buffer", "Session", "SessionOptions", "Signature", "TensorSpec", "open_session"]
 
 
-def open_session(path: str | Path, *, device: str = "auto", options: SessionOptions | None = None) -> Session:
+def open_session(
+    graph: str | Path | GraphFile,
+    *,
+    device: str = "auto",
+    options: SessionOptions | None = None,
+    signature: Signature | None = None,
+) -> Session:
     """Load a graph and make it ready to run.
 
     Args:
-        path: an `.onnx` file.
+        graph: an `.onnx` file, or one of a bundle as it was verified: `Component.open_graph`.
         device: "cpu", "cuda", "cuda:N", or "auto".
         options: threads, fall-back and provider settings.
+        signature: the inputs and outputs that the graph must have; None takes any.
 
     Raises:
-        EngineError: there is no such graph, or it cannot be loaded.
+        BundleError: a file was altered since it was verified, or the graph's weights are not where they should be.
+        EngineError: there is no such graph, it cannot be loaded, or it is not of that signature.
         ProviderError: the device does not work here and falling back was not allowed.
     """
     from alref_edge.runtime import onnxruntime, providers
 
-    path = Path(path)
-    if not path.is_file():
-        raise EngineError(f"There is no graph at {path}.", mend="export the bundle again.")
+    if not isinstance(graph, GraphFile):
+        path = Path(graph)
+        if not path.is_file():
+            raise EngineError(f"There is no graph at {path}.", mend="export the bundle again.")
+        graph = GraphFile.at(path)
     options = options or SessionOptions()
     return onnxruntime.OnnxRuntimeSession(
-        path, providers.resolve(device, allow_fallback=options.allow_fallback), options
+        graph, providers.resolve(device, allow_fallback=options.allow_fallback), options, signature
     )

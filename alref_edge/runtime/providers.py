@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -65,7 +66,29 @@ def _prepared(onnxruntime: Any) -> Any:
     if CUDA in onnxruntime.get_available_providers():
         with contextlib.suppress(Exception):
             onnxruntime.preload_dlls()
+    _bound_memory(onnxruntime)
     return onnxruntime
+
+
+def _bound_memory(onnxruntime: Any) -> None:
+    """Let all sessions share one arena of the host's memory, which ends at three quarters of the machine's.
+
+    A graph that wants more fails; without the bound the kernel would end the process, or another.
+    """
+    kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    arena = onnxruntime.OrtArenaCfg({"max_mem": machine_memory() * 3 // 4})
+    # Who uses ONNX Runtime beside us may have made one of their own: that one is taken.
+    with contextlib.suppress(Exception):
+        onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1]), arena)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or its container's where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text(encoding="ascii")))
+    return total
 
 
 @cache

@@ -28,6 +28,54 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
+Wanted: TypeAlias = tuple[str, tuple["int | str", ...]]
+"""What a network needs of a tensor: its dtypes, parted by "|", and its sizes; a letter or name is any size."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs that a network needs of its graph. A name of a size means the same wherever it stands.
+
+    The graph must have those inputs and no other, those outputs and maybe others, which are then not computed.
+    """
+
+    inputs: Mapping[str, Wanted]
+    outputs: Mapping[str, Wanted]
+
+    def check(self, graph: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
+        """Raise an EngineError unless a graph has these inputs and outputs."""
+        missing = [name for name in self.outputs if name not in outputs]
+        if set(inputs) != set(self.inputs) or missing:
+            raise EngineError(
+                f"The graph {graph} is not of the network that it is listed for.",
+                expected=f"{', '.join(sorted(self.inputs))} to {', '.join(sorted(self.outputs))}",
+                got=f"{', '.join(sorted(inputs)) or 'nothing'} to {', '.join(sorted(outputs)) or 'nothing'}",
+                mend="export the bundle again with `python -m export`.",
+            )
+        for wanted, specs, free in ((self.inputs, inputs, False), (self.outputs, outputs, True)):
+            for name, (dtypes, shape) in wanted.items():
+                if not _is_wanted(specs[name], dtypes, shape, free):
+                    raise EngineError(
+                        f"The graph {graph} is not of the network that it is listed for: {name!r} is another tensor.",
+                        expected=f"{dtypes}[{', '.join(map(str, shape))}]",
+                        got=specs[name],
+                        mend="export the bundle again with `python -m export`.",
+                    )
+
+    def output_shapes(self, feeds: Feeds) -> dict[str, tuple[int | None, ...]]:
+        """The shapes that outputs have for some inputs; None for a size that the inputs do not tell."""
+        sizes = {
+            axis: size
+            for name, (_, shape) in self.inputs.items()
+            for axis, size in zip(shape, feeds[name].shape, strict=True)
+            if isinstance(axis, str)
+        }
+        return {
+            name: tuple(axis if isinstance(axis, int) else sizes.get(axis) for axis in shape)
+            for name, (_, shape) in self.outputs.items()
+        }
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """How a session runs.
@@ -118,6 +166,17 @@ def check_tensors(
                 raise EngineError(
                     f"{graph}: the buffer for {name!r} is on another device.", expected=device, got=tensor.device
                 )
+
+
+def _is_wanted(spec: TensorSpec, dtypes: str, shape: tuple[int | str, ...], free: bool) -> bool:
+    """Whether a tensor is as wanted: a wanted number is that number, a wanted name is a name, or where it is free
+    any size."""
+    if str(spec.dtype) not in dtypes.split("|") or len(spec.shape) != len(shape):
+        return False
+    return all(
+        size == want if isinstance(want, int) else free or isinstance(size, str)
+        for want, size in zip(shape, spec.shape, strict=True)
+    )
 
 
 def _check_names(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alref_edge.bundle.configs import YamNetConfig
 from alref_edge.errors import InputError
 from alref_edge.pipeline.audio_segments import (
     FRAME_S,
@@ -47,7 +48,7 @@ class Bands:
 def yamnet() -> Any:
     from alref_edge.models.yamnet import YamNet
 
-    return YamNet(Bands(), {"patch_frames": 96, "mel_bands": 64})  # type: ignore[arg-type]
+    return YamNet(Bands(), YamNetConfig(patch_frames=96, mel_bands=64))  # type: ignore[arg-type]
 
 
 def sound(*seconds: tuple[float, float], amplitude: float = 0.3) -> np.ndarray:

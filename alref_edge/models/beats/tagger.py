@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from alref_edge.bundle import Component
+from alref_edge.bundle.configs import BeatsConfig
+from alref_edge.bundle.files import OpenFile
 from alref_edge.errors import BundleError, CapacityError, InputError
 from alref_edge.models.audio import kaldi_fbank
 from alref_edge.models.audio.mel import checked_wave
-from alref_edge.runtime import Session, SessionOptions, open_session
+from alref_edge.runtime import Session, SessionOptions, Signature, open_session
 
 RATE = 16_000
 LONGEST_S = 60.0
 """Longest sound that is tagged at once: attention takes memory by the square of its length, here about 2 GB."""
 
-_KIND = "beats"
 _FULL_SCALE = 2.0**15  # the filter banks are those of 16-bit samples
 _EXPORT_AGAIN = "export the component again with `python -m export beats`."
 
@@ -50,24 +49,21 @@ class Beats:
         config: the component's config.
 
     Raises:
-        BundleError: the config lacks a key or holds what makes no sense, or the labels are not the graph's.
+        BundleError: the labels are not as many as the graph has.
     """
 
-    def __init__(self, session: Session, labels: Iterable[tuple[str, str]], config: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, labels: Iterable[tuple[str, str]], config: BeatsConfig) -> None:
         self._session = session
         self.labels = tuple(labels)
-        try:
-            self._silence = None if config["silence"] is None else int(config["silence"])
-            self._bins, self._patch = int(config["mel_bins"]), int(config["patch_frames"])
-            self._mean, self._std = float(config["fbank_mean"]), float(config["fbank_std"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError("The BEATs configuration is incomplete.", got=repr(error), mend=_EXPORT_AGAIN) from error
-        outputs = session.outputs["probabilities"].shape[-1]
-        if outputs != len(self.labels) or not (self._silence is None or 0 <= self._silence < len(self.labels)):
+        self._silence = config.silence
+        self._bins, self._patch = config.mel_bins, config.patch_frames
+        self._mean, self._std = config.fbank_mean, config.fbank_std
+        count = len(self.labels)
+        if config.labels != count or not (self._silence is None or self._silence < count):
             raise BundleError(
                 "The labels are not those of the graph.",
-                expected=f"{outputs} labels, Silence one of them or none",
-                got=f"{len(self.labels)} labels, Silence at {self._silence}",
+                expected=f"{config.labels} labels, Silence one of them or none",
+                got=f"{count} labels, Silence at {self._silence}",
                 mend=_EXPORT_AGAIN,
             )
 
@@ -83,16 +79,15 @@ class Beats:
             options: threads, fall-back and provider settings.
 
         Raises:
-            BundleError: the component is of another kind, or the graph, the labels or a key of the config are missing.
+            BundleError: the component is of another kind, or its graph, labels or configuration make no sense.
             EngineError: the graph cannot be loaded.
             ProviderError: the device does not work here.
         """
-        if component.kind != _KIND:
-            raise BundleError(
-                f"The component {component.name!r} is no BEATs.", expected=f"the kind {_KIND!r}", got=component.kind
-            )
-        labels = _read_labels(component.file("labels"))
-        return cls(open_session(component.graph("tagger"), device=device, options=options), labels, component.config)
+        config = component.settings(BeatsConfig)
+        labels = _read_labels(component.open_file("labels"))
+        graph = component.open_graph("tagger")
+        session = open_session(graph, device=device, options=options, signature=signature(config))
+        return cls(session, labels, config)
 
     @property
     def provider(self) -> str:
@@ -176,11 +171,18 @@ def union_of_tags(*taggings: Iterable[Tag]) -> tuple[Tag, ...]:
     return tuple(union.values())
 
 
-def _read_labels(path: Path) -> tuple[tuple[str, str], ...]:
+def signature(config: BeatsConfig) -> Signature:
+    """Inputs and outputs of the graph."""
+    return Signature(
+        {"fbank": ("float32", (1, "frames", config.mel_bins))}, {"probabilities": ("float32", (1, config.labels))}
+    )
+
+
+def _read_labels(file: OpenFile) -> tuple[tuple[str, str], ...]:
     try:
-        labels = tuple((id_, name) for id_, name in json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise BundleError(f"{path.name} holds no labels.", got=repr(error), mend=_EXPORT_AGAIN) from error
-    if not all(isinstance(part, str) for label in labels for part in label):
-        raise BundleError(f"{path.name} holds no labels.", expected="pairs of id and name", mend=_EXPORT_AGAIN)
-    return labels
+        text = file.read(BeatsConfig.files["labels"]).decode()
+        return msgspec.json.decode(text, type=tuple[tuple[str, str], ...])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"{file.name} holds no labels.", expected="pairs of id and name", got=str(error), mend=_EXPORT_AGAIN
+        ) from error

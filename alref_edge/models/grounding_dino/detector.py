@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from alref_edge.bundle import Component
-from alref_edge.errors import BundleError, InputError
+from alref_edge.bundle.configs import GroundingDinoConfig
+from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino import preprocess
 from alref_edge.models.grounding_dino.geometry import Geometry, backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
-from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
+from alref_edge.runtime import Buffer, Session, SessionOptions, Signature, open_session
+from alref_edge.runtime.session import Wanted
 from alref_edge.types import Detections
 
 
@@ -57,10 +57,7 @@ class GroundingDino:
     Args:
         backbone, text_encoder, decoder: sessions of the component's graphs, all on one device.
         tokenizer: of the component's vocabulary.
-        config: the component's config.
-
-    Raises:
-        BundleError: the config lacks a key, or holds what makes no sense.
+        config: the component's configuration.
     """
 
     def __init__(
@@ -69,18 +66,13 @@ class GroundingDino:
         text_encoder: Session,
         decoder: Session,
         tokenizer: CaptionTokenizer,
-        config: Mapping[str, Any],
+        config: GroundingDinoConfig,
     ) -> None:
         self._backbone, self._text_encoder, self._decoder = backbone, text_encoder, decoder
         self._tokenizer = tokenizer
-        self._geometry = Geometry.from_config(config)
-        try:
-            self._mean, self._std = tuple(config["image_mean"]), tuple(config["image_std"])
-            self._short, self._long = int(config["resize_short"]), int(config["resize_long"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                "The Grounding DINO configuration is incomplete.", got=repr(error), mend="export the component again."
-            ) from error
+        self._geometry = geometry_of(config)
+        self._mean, self._std = config.image_mean, config.image_std
+        self._short, self._long = config.resize_short, config.resize_long
 
     @classmethod
     def from_component(
@@ -94,18 +86,17 @@ class GroundingDino:
             options: threads, fall-back and provider settings.
 
         Raises:
-            BundleError: a graph, the vocabulary or a key of the config is missing.
+            BundleError: a graph or the vocabulary is missing, or the configuration makes no sense.
             EngineError: a graph cannot be loaded.
             ProviderError: the device does not work here.
         """
-        tokenizer = CaptionTokenizer(
-            component.file("vocab"), max_text_len=int(component.config.get("max_text_len", 256))
-        )
+        config = component.settings(GroundingDinoConfig)
+        tokenizer = CaptionTokenizer(component.open_file("vocab"), max_text_len=config.max_text_len)
         backbone, text_encoder, decoder = (
-            open_session(component.graph(name), device=device, options=options)
-            for name in ("backbone", "text_encoder", "decoder")
+            open_session(component.open_graph(name), device=device, options=options, signature=signature)
+            for name, signature in signatures(config).items()
         )
-        return cls(backbone, text_encoder, decoder, tokenizer, component.config)
+        return cls(backbone, text_encoder, decoder, tokenizer, config)
 
     @property
     def provider(self) -> str:
@@ -215,6 +206,52 @@ class GroundingDino:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def geometry_of(config: GroundingDinoConfig) -> Geometry:
+    """What the tables of the graphs depend on."""
+    swin = config.swin
+    return Geometry(
+        depths=swin.depths,
+        window_size=swin.window_size,
+        d_model=config.d_model,
+        num_queries=config.num_queries,
+        temperature=config.position_temperature,
+        patch_size=swin.patch_size,
+    )
+
+
+def signatures(config: GroundingDinoConfig) -> dict[str, Signature]:
+    """Inputs and outputs of the three graphs, by their names; the tables are those of `geometry`."""
+    width, queries, window = config.d_model, config.num_queries, config.swin.window_size**2
+    backbone: dict[str, Wanted] = {"image": ("float32", (1, 3, "H", "W")), "stride": ("int64", ("N4", 9))}
+    for stage, depth in enumerate(config.swin.depths):
+        for name in ("windows", "shifted") if depth > 1 else ("windows",):
+            backbone[f"{name}_{stage}"] = ("int64", (f"W{stage}", window))
+            backbone[f"un{name}_{stage}"] = ("int64", (f"N{stage}",))
+        if depth > 1:
+            backbone[f"kinds_{stage}"] = ("int64", (f"W{stage}",))
+        if stage < 3:
+            backbone[f"merge_{stage}"] = ("int64", (f"N{stage + 1}", 4))
+    tables: dict[str, Wanted] = {}
+    for level in range(4):
+        for name, axis in (("row", f"h{level}"), ("column", f"w{level}")):
+            tables[f"{name}s_{level}"] = ("float32", (axis, width // 2))
+            tables[f"{name}_centres_{level}"] = ("float32", (axis,))
+    caption: dict[str, Wanted] = {
+        "position_ids": ("int64", (1, "T")),
+        "attention_mask": ("bool", (1, "T", "T")),
+    }
+    features: Wanted = ("float32|float16", (1, "L", width))
+    text: dict[str, Wanted] = {"text_features": ("float32", (1, "T", width))}
+    return {
+        "backbone": Signature(backbone, {"features": features}),
+        "text_encoder": Signature({"input_ids": ("int64", (1, "T")), **caption}, text),
+        "decoder": Signature(
+            {"features": features, **text, **caption, **tables},
+            {"logits": ("float32", (1, queries, "T")), "boxes": ("float32", (1, queries, 4))},
+        ),
+    }
 
 
 def boxes_to_pixels(boxes_cxcywh_norm: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from alref_edge.bundle.configs import GroundingDinoConfig
+from alref_edge.bundle.files import OpenFile, read_file
 from alref_edge.errors import BundleError, InputError, quoted
 
 CLS, SEP, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
@@ -84,7 +86,7 @@ class CaptionTokenizer:
         BundleError: the vocabulary cannot be read, or lacks a token that captions need.
     """
 
-    def __init__(self, vocab: Path, *, max_text_len: int = 256) -> None:
+    def __init__(self, vocab: Path | OpenFile, *, max_text_len: int = 256) -> None:
         self.max_text_len = max_text_len
         ids = _read_vocabulary(vocab)
         self.delimiter_ids = tuple(ids[token] for token in DELIMITERS)
@@ -149,9 +151,10 @@ class CaptionTokenizer:
         return phrase.replace(".", "")
 
 
-def _read_vocabulary(vocab: Path) -> dict[str, int]:
+def _read_vocabulary(vocab: Path | OpenFile) -> dict[str, int]:
     try:
-        lines = vocab.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = read_file(vocab, GroundingDinoConfig.files["vocab"]).decode()
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(
             f"The vocabulary {vocab.name} cannot be read.", got=str(error), mend="export the bundle again."

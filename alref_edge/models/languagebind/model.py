@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from alref_edge.bundle import Component
+from alref_edge.bundle.configs import LanguageBindConfig
 from alref_edge.errors import BundleError, InputError
 from alref_edge.models.languagebind.labels import SYNONYMS, combine_labels, phrase
 from alref_edge.models.languagebind.preprocess import AudioFrontEnd
 from alref_edge.models.languagebind.text import ClipTokenizer
-from alref_edge.runtime import Session, SessionOptions, open_session
+from alref_edge.runtime import Session, SessionOptions, Signature, open_session
 
 # The text towers of a bundle: that of LanguageBind-Audio, and where it is known that of LanguageBind-Image.
 AUDIO, IMAGE = "audio", "image"
@@ -27,17 +27,25 @@ class LanguageBind:
         audio: session of the audio tower.
         texts: session by text tower; "audio" is there.
         tokenizer: of the component's vocabulary.
-        config: the component's config.
+        config: the component's configuration.
 
     Raises:
-        BundleError: the config lacks a key, or holds what makes no sense.
+        BundleError: the towers' embeddings are not of one size.
     """
 
     def __init__(
-        self, audio: Session, texts: Mapping[str, Session], tokenizer: ClipTokenizer, config: Mapping[str, Any]
+        self, audio: Session, texts: Mapping[str, Session], tokenizer: ClipTokenizer, config: LanguageBindConfig
     ) -> None:
         self._audio, self._texts, self._tokenizer = audio, dict(texts), tokenizer
         self.front_end = AudioFrontEnd.from_config(config)
+        widths = {session.outputs["embeddings"].shape[-1] for session in (audio, *self._texts.values())}
+        if len(widths) > 1 or not all(isinstance(width, int) for width in widths):
+            raise BundleError(
+                "LanguageBind's towers do not embed into one space.",
+                expected="one size of embeddings",
+                got=", ".join(sorted(map(str, widths))),
+                mend="export the component again.",
+            )
 
     @classmethod
     def from_component(
@@ -51,7 +59,7 @@ class LanguageBind:
             options: threads, fall-back and provider settings.
 
         Raises:
-            BundleError: a graph, the vocabulary or a key of the config is missing.
+            BundleError: a graph or the vocabulary is missing, or the configuration makes no sense.
             EngineError: a graph cannot be loaded.
             ProviderError: the device does not work here.
         """
@@ -63,17 +71,19 @@ class LanguageBind:
                 got=towers,
                 mend="export the component again.",
             )
+        config = component.settings(LanguageBindConfig)
         tokenizer = ClipTokenizer(
-            component.file("vocab"),
-            component.file("merges"),
-            context_length=int(component.config.get("context_length", 77)),
+            component.open_file("vocab"), component.open_file("merges"), context_length=config.context_length
         )
+        wanted = {"audio": audio_signature(config)}
         sessions = {
-            graph: open_session(component.graph(graph), device=device, options=options)
-            for graph in ("audio", *dict.fromkeys(towers.values()))
+            graph: open_session(
+                component.open_graph(graph), device=device, options=options, signature=wanted.get(graph, TEXT_SIGNATURE)
+            )
+            for graph in config.needed_graphs
         }
-        texts = {tower: sessions[graph] for tower, graph in towers.items()}
-        return cls(sessions["audio"], texts, tokenizer, component.config)
+        texts: dict[str, Session] = {tower: sessions[graph] for tower, graph in config.text_towers.items()}
+        return cls(sessions["audio"], texts, tokenizer, config)
 
     @property
     def provider(self) -> str:
@@ -194,3 +204,12 @@ class LanguageBind:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+TEXT_SIGNATURE = Signature({"input_ids": ("int64", ("B", "T"))}, {"embeddings": ("float32", ("B", "D"))})
+
+
+def audio_signature(config: LanguageBindConfig) -> Signature:
+    """Inputs and outputs of the graph of sounds."""
+    picture = ("B", 3, config.mel_bins, config.frames)
+    return Signature({"fbank": ("float32", picture)}, {"embeddings": ("float32", ("B", "D"))})

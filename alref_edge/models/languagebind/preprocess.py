@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from alref_edge.errors import BundleError, InputError
+from alref_edge.bundle.configs import LanguageBindConfig
+from alref_edge.errors import InputError
 from alref_edge.models.audio import kaldi_fbank
 from alref_edge.models.audio.mel import checked_wave
 
@@ -33,27 +32,9 @@ class AudioFrontEnd:
     std: float
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> AudioFrontEnd:
-        """Of a component's config.
-
-        Raises:
-            BundleError: the config lacks a key, or holds what makes no sense.
-        """
-        try:
-            made = cls(
-                int(config["sample_rate"]),
-                int(config["mel_bins"]),
-                int(config["frames"]),
-                float(config["audio_mean"]),
-                float(config["audio_std"]),
-            )
-            if min(made.sample_rate, made.mel_bins, made.frames) < 1 or not made.std > 0:
-                raise ValueError(f"{made}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                "The LanguageBind configuration is incomplete.", got=repr(error), mend="export the component again."
-            ) from error
-        return made
+    def from_config(cls, config: LanguageBindConfig) -> AudioFrontEnd:
+        """Of a component's configuration."""
+        return cls(config.sample_rate, config.mel_bins, config.frames, config.audio_mean, config.audio_std)
 
     def picture(self, wave_16khz: np.ndarray) -> np.ndarray:
         """The picture of a sound: float32 `[3, mel_bins, frames]`.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from alref_edge.bundle.configs import LanguageBindConfig
+from alref_edge.bundle.files import OpenFile, read_file
 from alref_edge.errors import BundleError, InputError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
+_Ids = dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]]
 _PIECES = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
@@ -29,13 +33,14 @@ class ClipTokenizer:
             the merges do not fit the vocabulary.
     """
 
-    def __init__(self, vocab: Path, merges: Path, *, context_length: int = 77) -> None:
+    def __init__(self, vocab: Path | OpenFile, merges: Path | OpenFile, *, context_length: int = 77) -> None:
         self.context_length = context_length
         try:
-            ids = json.loads(vocab.read_text(encoding="utf-8"))
-            lines = merges.read_text(encoding="utf-8").splitlines()
+            most = LanguageBindConfig.files
+            ids = msgspec.json.decode(read_file(vocab, most["vocab"]), type=_Ids)
+            lines = read_file(merges, most["merges"]).decode().splitlines()
             pairs = [(left, right) for left, right in (line.split() for line in lines if _is_merge(line))]
-            self._start, self.end = int(ids[START]), int(ids[END])
+            self._start, self.end = ids[START], ids[END]
             if self.end != max(ids.values()):
                 raise ValueError(f"{END} is {self.end} of {max(ids.values())}")
             tokenizer = Tokenizer(models.BPE(ids, pairs, end_of_word_suffix=WORD_END, unk_token=END))

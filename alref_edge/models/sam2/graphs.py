@@ -8,9 +8,12 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.bundle import Component
+from alref_edge.bundle.configs import Sam2Config
 from alref_edge.errors import EngineError
-from alref_edge.models.sam2.policy import Sam2Config
-from alref_edge.runtime import Buffer, Session, SessionOptions, open_session
+from alref_edge.runtime import Buffer, Session, SessionOptions, Signature, open_session
+from alref_edge.runtime.session import Wanted
+
+_HANDED_ON = "float32|float16"  # between graphs, in the type of their weights
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,8 @@ class Sam2Graphs:
 
     def __init__(self, component: Component, device: str = "auto", options: SessionOptions | None = None) -> None:
         """See `open`."""
-        if component.kind != "sam2":
-            raise EngineError(
-                f"The component {component.name!r} is another network.", expected="sam2", got=component.kind
-            )
-        self.config = Sam2Config.from_mapping(component.config)
+        self.config = component.settings(Sam2Config)
+        self._signatures = signatures(self.config)
         self._component = component
         self._device = device
         self._options = options
@@ -63,8 +63,7 @@ class Sam2Graphs:
             options: threads, fall-back and provider settings.
 
         Raises:
-            BundleError: the component's configuration is incomplete.
-            EngineError: the component is another network.
+            BundleError: the component is another network, or its configuration makes no sense.
         """
         return cls(component, device, options)
 
@@ -72,14 +71,19 @@ class Sam2Graphs:
         """The session of a graph.
 
         Raises:
-            BundleError: the component has no such graph.
-            EngineError: the graph cannot be loaded, or these graphs were closed.
+            BundleError: the component has no such graph, or it was altered since it was verified.
+            EngineError: the graph cannot be loaded, is another network's, or these graphs were closed.
             ProviderError: the device does not work here.
         """
         if self._closed:
             raise EngineError("The SAM 2 graphs are closed.", mend="open them again.")
         if name not in self._sessions:
-            self._sessions[name] = open_session(self._component.graph(name), device=self._device, options=self._options)
+            self._sessions[name] = open_session(
+                self._component.open_graph(name),
+                device=self._device,
+                options=self._options,
+                signature=self._signatures[name],
+            )
         return self._sessions[name]
 
     @property
@@ -157,3 +161,48 @@ class Sam2Graphs:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def signatures(config: Sam2Config) -> dict[str, Signature]:
+    """Inputs and outputs of the five graphs, by their names."""
+    size, width, side = config.image_size, config.hidden_dim, config.mask_size
+    memory = (config.mem_dim, config.grid, config.grid)
+    embed: dict[str, Wanted] = {"embed": (_HANDED_ON, (1, width, config.grid, config.grid))}
+    features: dict[str, Wanted] = {
+        **embed,
+        "feat_s0": (_HANDED_ON, (1, width // 8, side, side)),
+        "feat_s1": (_HANDED_ON, (1, width // 4, size // 8, size // 8)),
+    }
+    low_res: Wanted = ("float32", ("B", 1, side, side))
+    score: Wanted = ("float32", ("B", 1))
+    mask: dict[str, Wanted] = {"low_res": low_res, "pointer": ("float32", ("B", width)), "object_score": score}
+    track: dict[str, Wanted] = {
+        **features,
+        "bank": (_HANDED_ON, ("N", *memory)),
+        "slots": ("int64", ("B", "M")),
+        "tpos": ("int64", ("B", "M")),
+        "pointers": ("float32", ("B", "P", width)),
+    }
+    if config.pointer_tpos:
+        track["pointer_pos"] = ("float32", ("B", "P"))
+    prompt: dict[str, Wanted] = {
+        **features,
+        "point_coords": ("float32", ("B", "K", 2)),
+        "point_labels": ("int32", ("B", "K")),
+        "mask_input": low_res,
+        "has_mask": score,
+    }
+    prompted: dict[str, Wanted] = {
+        "masks": ("float32", ("B", 4, side, side)),
+        "ious": ("float32", ("B", 4)),
+        "pointers": ("float32", ("B", 4, width)),
+        "object_score": score,
+    }
+    remembered: dict[str, Wanted] = {"memory": (_HANDED_ON, ("B", *memory))}
+    return {
+        "image_encoder": Signature({"image": ("float32", (1, 3, size, size))}, features),
+        "prompt": Signature(prompt, prompted),
+        "mask_prompt": Signature({**features, "mask": ("float32", ("B", 1, size, size))}, mask),
+        "memory_encoder": Signature({**embed, "low_res": low_res, "object_score": score}, remembered),
+        "track": Signature(track, {**mask, **remembered}),
+    }

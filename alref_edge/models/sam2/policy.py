@@ -2,103 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from alref_edge.errors import BundleError, InputError
+from alref_edge.bundle.configs import Sam2Config
+from alref_edge.errors import InputError
 
 NO_OBJECT_LOGIT = np.float32(-1024.0)
 PROMPT_CLAMP = 32.0
 
 NEGATIVE, POSITIVE, BOX_FIRST, BOX_SECOND = 0, 1, 2, 3
 PADDING = -1
-
-
-@dataclass(frozen=True)
-class Sam2Config:
-    """Sizes and policy of a SAM 2 component.
-
-    Attributes:
-        image_size: side of the model's square input, S.
-        hidden_dim: width of image features and object pointers.
-        mem_dim: width of spatial memory.
-        num_maskmem: spatial memories a frame sees: one kind for prompted frames and `num_maskmem - 1` recent frames.
-        max_obj_ptrs_in_encoder: how far back object pointers reach, in frames, the present one counted.
-        pointer_tpos: whether pointers carry their distance in time (SAM 2.1).
-        pointer_tpos_signed: whether a prompted frame's distance has a sign.
-        only_past_pointers: whether prompted frames ahead of the sweep lend no pointer.
-        multimask_min_points: with so many points up to `multimask_max_points`, the best of three masks is taken.
-        multimask_max_points: see above; the corners of a box count as two points.
-        stability_delta: shift of the threshold at which a single mask's stability is measured.
-        stability_threshold: a single mask less stable than this gives way to the best of three.
-        pixel_mean: of the normalisation, by channel, for pixels from 0 to 1.
-        pixel_std: of the normalisation, by channel.
-    """
-
-    image_size: int
-    hidden_dim: int
-    mem_dim: int
-    num_maskmem: int
-    max_obj_ptrs_in_encoder: int
-    pointer_tpos: bool
-    pointer_tpos_signed: bool
-    only_past_pointers: bool
-    multimask_min_points: int
-    multimask_max_points: int
-    stability_delta: float
-    stability_threshold: float
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % 16 or self.num_maskmem < 1 or self.max_obj_ptrs_in_encoder < 1:
-            raise BundleError("The SAM 2 component has impossible sizes.", got=self)
-        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
-            raise BundleError("The SAM 2 component's normalisation is not one of three channels.", got=self)
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Sam2Config:
-        """Read a bundle's configuration; other keys in it are left alone.
-
-        Raises:
-            BundleError: a key is missing.
-        """
-        names = cls.__dataclass_fields__
-        missing = sorted(set(names) - set(values))
-        if missing:
-            raise BundleError(
-                "The SAM 2 component's configuration is incomplete.",
-                expected=missing,
-                got=sorted(values),
-                mend="export the bundle again with `python -m export`.",
-            )
-        picked: dict[str, Any] = {
-            name: tuple(values[name]) if name.startswith("pixel") else values[name] for name in names
-        }
-        return cls(**picked)
-
-    @property
-    def grid(self) -> int:
-        """Side of the top-level feature map and of a memory."""
-        return self.image_size // 16
-
-    @property
-    def mask_size(self) -> int:
-        """Side of low-resolution masks."""
-        return self.image_size // 4
-
-    @property
-    def recent_frames(self) -> int:
-        """How many frames back spatial memory reaches."""
-        return self.num_maskmem - 1
-
-    @property
-    def recent_pointers(self) -> int:
-        """How many frames back object pointers reach."""
-        return self.max_obj_ptrs_in_encoder - 1
 
 
 @dataclass(frozen=True)

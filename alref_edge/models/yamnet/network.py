@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import StringIO
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from alref_edge.bundle import Component
+from alref_edge.bundle.configs import YamNetConfig
+from alref_edge.bundle.files import OpenFile
 from alref_edge.errors import BundleError, InputError
 from alref_edge.models.audio.log_mel import MEL_BANDS, PATCH_FRAMES, log_mel_patches
-from alref_edge.runtime import Session, SessionOptions, open_session
+from alref_edge.runtime import Session, SessionOptions, Signature, open_session
 
 HOP_S = 0.48
 """Seconds from one frame to the next, officially."""
 
+SIGNATURE = Signature(
+    {"patches": ("float32", ("N", PATCH_FRAMES, MEL_BANDS))},
+    {"scores": ("float32", ("N", "classes")), "features": ("float32", ("N", "D"))},
+)
 # Patches that go through the network together: the first layers of one take about 1 MB.
 _BATCH = 32
 _MEND = "export the component again with `python -m export yamnet`."
@@ -54,22 +59,20 @@ class YamNet:
         BundleError: the graph takes other patches than are made here, or has other classes than the labels.
     """
 
-    def __init__(self, network: Session, config: Mapping[str, Any], labels: Sequence[str] = ()) -> None:
-        here = {"patch_frames": PATCH_FRAMES, "mel_bands": MEL_BANDS}
-        there = {name: config.get(name) for name in here}
-        shapes = {name: spec.shape for name, spec in network.outputs.items()}
-        if there != here or set(network.inputs) != {"patches"} or not {"scores", "features"} <= set(shapes):
+    def __init__(self, network: Session, config: YamNetConfig, labels: Sequence[str] = ()) -> None:
+        if (config.patch_frames, config.mel_bands) != (PATCH_FRAMES, MEL_BANDS):
             raise BundleError(
                 "The YAMNet component is of another kind than this release runs.",
-                expected=f"{here}, patches to scores and features",
-                got=f"{there}, {sorted(network.inputs)} to {sorted(shapes)}",
+                expected=f"patches of {PATCH_FRAMES} frames and {MEL_BANDS} bands",
+                got=f"{config.patch_frames} and {config.mel_bands}",
                 mend=_MEND,
             )
-        if labels and shapes["scores"][-1] != len(labels):
+        shapes = {name: spec.shape[-1] for name, spec in network.outputs.items()}
+        if (labels and shapes["scores"] != len(labels)) or not all(isinstance(size, int) for size in shapes.values()):
             raise BundleError(
                 "YAMNet's labels are not those of its graph.",
-                expected=shapes["scores"][-1],
-                got=len(labels),
+                expected=f"{shapes['scores']} labels, features of one size",
+                got=f"{len(labels)} labels, features of the size {shapes['features']}",
                 mend=_MEND,
             )
         self._network = network
@@ -91,9 +94,10 @@ class YamNet:
             EngineError: the graph cannot be loaded.
             ProviderError: the device does not work here.
         """
-        labels = _labels(component.file("class_map")) if "class_map" in component.files else ()
-        network = open_session(component.graph("yamnet"), device=device, options=options)
-        return cls(network, component.config, labels)
+        config = component.settings(YamNetConfig)
+        labels = _labels(component.open_file("class_map")) if "class_map" in component.files else ()
+        graph = component.open_graph("yamnet")
+        return cls(open_session(graph, device=device, options=options, signature=SIGNATURE), config, labels)
 
     @property
     def provider(self) -> str:
@@ -137,10 +141,13 @@ class YamNet:
         self.close()
 
 
-def _labels(path: Path) -> tuple[str, ...]:
+def _labels(file: OpenFile) -> tuple[str, ...]:
     """The display names of the official map of classes."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return tuple(row["display_name"] for row in csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        text = file.read(YamNetConfig.optional_files["class_map"]).decode()
+        labels = tuple(row["display_name"] for row in csv.DictReader(StringIO(text, newline="")))
+        if not all(isinstance(label, str) for label in labels):
+            raise KeyError("display_name")
+        return labels
+    except (UnicodeDecodeError, KeyError, csv.Error) as error:
         raise BundleError("YAMNet's map of classes cannot be read.", got=repr(error), mend=_MEND) from error
