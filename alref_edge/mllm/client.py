@@ -282,25 +282,28 @@ class MllmClient:
     async def _complete(self, model: str, question: Question[Any], wrong: Attempt | None) -> Received:
         """The response, in the best manner that the server knows; which one that is gets found out once."""
 
-        async def ask(manner: Manner, patience_s: float = float("inf")) -> Received:
-            make = partial(request, model, question, self.settings, manner, wrong)
-            return await self._transport.complete(make, patience_s=patience_s)
+        manner = self._manner
 
-        while True:
+        def make() -> dict[str, Any]:  # when its turn has come: others may have found out meanwhile
+            nonlocal manner
             manner = self._manner
-            try:
-                return await ask(manner)
-            except Refused as refused:
-                async with self._finding_manner:
-                    if self._manner != manner:
-                        continue
-                    for other in manner.others(refused):
-                        with suppress(MllmError):
-                            received = await ask(other, _PROBING_S)
-                            self._manner = other
-                            self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
-                            return received
+            return request(model, question, self.settings, manner, wrong)
+
+        try:
+            return await self._transport.complete(make)
+        except Refused as refused:
+            async with self._finding_manner:
+                others = manner.others(refused) if self._manner == manner else ()
+                for other in others:
+                    body = partial(request, model, question, self.settings, other, wrong)
+                    with suppress(MllmError):
+                        received = await self._transport.complete(body, patience_s=_PROBING_S)
+                        self._manner = other
+                        self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
+                        return received
+                if self._manner == manner:
                     raise
+        return await self._complete(model, question, wrong)  # in the manner that another found out meanwhile
 
 
 @dataclass

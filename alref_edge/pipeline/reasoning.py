@@ -59,7 +59,7 @@ class _Asking(Generic[Otherwise]):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """The model, the version of the templates, and how the form of answers was told if the server knows no schemas."""
+        """The model, the version of the templates, and the form of answers if the server knows no schemas."""
         form = self._client.form
         told = {} if form == "json_schema" else {"form": form}
         return {"model": self._client.model, "templates": self._questioner.templates.version, **told}
