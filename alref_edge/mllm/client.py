@@ -293,17 +293,30 @@ class MllmClient:
             return await self._transport.complete(make)
         except Refused as refused:
             async with self._finding_manner:
-                others = manner.others(refused) if self._manner == manner else ()
-                for other in others:
-                    body = partial(request, model, question, self.settings, other, wrong)
-                    with suppress(MllmError):
-                        received = await self._transport.complete(body, patience_s=_PROBING_S)
-                        self._manner = other
-                        self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
-                        return received
                 if self._manner == manner:
-                    raise
+                    received = await self._in_another_manner(model, question, wrong, refused)
+                    if received is None:
+                        raise
+                    return received
         return await self._complete(model, question, wrong)  # in the manner that another found out meanwhile
+
+    async def _in_another_manner(
+        self, model: str, question: Question[Any], wrong: Attempt | None, refused: Refused
+    ) -> Received | None:
+        """The response in the first manner that the server does not refuse, which is kept; None if it refuses all."""
+        manners = list(self._manner.others(refused))
+        for manner in manners:  # a refusal may add some
+            body = partial(request, model, question, self.settings, manner, wrong)
+            with suppress(MllmError):
+                try:
+                    received = await self._transport.complete(body, patience_s=_PROBING_S)
+                except Refused as again:
+                    manners += [each for each in manner.others(again) if each not in manners]
+                    continue
+                self._manner = manner
+                self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
+                return received
+        return None
 
 
 @dataclass

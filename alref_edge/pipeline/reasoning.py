@@ -280,5 +280,5 @@ def unusable_warnings(events: Mapping[str, object]) -> tuple[str, ...]:
 def _commonest(events: Mapping[str, int]) -> str:
     """Why most of the unusable answers are so."""
     reasons = {name.removeprefix(_UNUSABLE): n for name, n in events.items() if name.startswith(_UNUSABLE)}
-    most = max(reasons, key=lambda reason: reasons[reason], default="for no known reason")
+    most = max(sorted(reasons), key=lambda reason: reasons[reason], default="for no known reason")
     return most if len(reasons) < 2 else f"{most} ({reasons[most]} of them)"

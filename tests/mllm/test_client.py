@@ -459,6 +459,10 @@ MANNERS: dict[str, tuple[Behaviour, list[tuple[str, bool]]]] = {
         knowing("json_schema", switches=False, message="Extra inputs are not permitted"),
         [("json_schema", True), ("json_schema", False), ("json_schema", False)],
     ),
+    "neither, one refusal after the other": (
+        knowing("json_object", switches=False),
+        [("json_schema", True), ("json_schema", False), ("json_object", False), ("json_object", False)],
+    ),
     "neither, unnamed": (
         knowing("none", switches=False, message="Bad Request"),
         [("json_schema", True), ("json_schema", False), ("json_object", False), ("none", False), ("none", False)],
