@@ -16,7 +16,7 @@ from alref_edge.datasets.synthetic import make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.mllm.endpoint import KEY_VARIABLE
-from tests.mllm.fake_server import KEY, FakeServer, error
+from tests.mllm.fake_server import KEY, Behaviour, FakeServer, error, knowing, says
 
 SEED = 3
 
@@ -102,6 +102,12 @@ def test_what_sounds(clip: Path, tmp_path: Path) -> None:
         (["--endpoint", "http://127.0.0.1:1/v1"], 2, "--endpoint is an option of --selector mllm"),
         (["--transcript", "said"], 2, "--transcript is an option"),
         (["--in-flight", "4"], 2, "--in-flight is an option"),
+        (["--llm-max-tokens", "4"], 2, "--llm-max-tokens is an option"),
+        (["--llm-thinking"], 2, "--llm-thinking is an option"),
+        (["--allow-unusable"], 2, "--allow-unusable is an option"),
+        (["--ask-short"], 2, "--ask-short is an option"),
+        (["--selector", "mllm", "--endpoint", "{url}", "--llm-max-tokens", "0"], 2, "--llm-max-tokens"),
+        (["--selector", "mllm", "--endpoint", "http://127.0.0.1:9/v1"], 7, "alref-edge mllm serve"),
         (["--selector", "gpt-4"], 2, "no such selector"),
         (["--selector", "mllm", "--endpoint", "{url}", "--templates", "nowhere"], 2, "has no template"),
         (["--selector", "mllm", "--endpoint", "{url}", "--llm-pixels", "10"], 2, "--llm-pixels"),
@@ -121,6 +127,87 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(
     assert got == code, printed
     assert words in " ".join(printed.split())
     assert not (tmp_path / "out").exists()
+
+
+REFUSES = says("I cannot help with that.")
+
+
+@pytest.mark.parametrize("what", [["--text", "the circle"], ["--audio"]])
+def test_answers_that_cannot_be_used_are_said(clip: Path, tmp_path: Path, what: list[str]) -> None:
+    with FakeServer(then=REFUSES) as server:
+        common = (clip, *what, "--endpoint", server.url, "--report", "--masks", "none", "--no-overlay")
+        code, printed = alref(*common, "--selector", "mllm", "--out", tmp_path / "out")
+        assert (code, (tmp_path / "out").exists()) == (7, False)
+        assert "no usable answer to 1 of 1 questions" in " ".join(printed.split())
+        for name, more in (("mixed", []), ("mllm", ["--allow-unusable"])):
+            code, printed = alref(*common, "--selector", name, *more, "--out", tmp_path / name)
+            assert code == 0, printed
+            warning = "the LLM gave no usable answer to 1 of 1 questions: no JSON in the answer"
+            assert f"warning: {warning}" in " ".join(printed.split())
+            assert warning in record_of(tmp_path / name)["warnings"]
+            assert record_of(tmp_path / name)["reasoning"]["unusable"] == 1
+            assert warning in (tmp_path / name / "report.html").read_text()
+
+
+def test_tokens_and_thinking_reach_the_server(clip: Path, tmp_path: Path) -> None:
+    common = (clip, "--text", "the circle", "--selector", "mllm", "--no-answer-cache", "--no-overlay")
+    cut = says("<think>so", finish="length")
+    with FakeServer(then=cut) as server:
+        code, printed = alref(
+            *common, "--endpoint", server.url, "--llm-max-tokens", "77", "--llm-thinking", "--out", tmp_path / "out"
+        )
+    assert code == 7
+    assert "cut off at its 77 tokens (finish_reason: length)" in " ".join(printed.split())
+    assert {request.body["max_tokens"] for request in server.requests} == {77}
+    assert server.requests[0].body["chat_template_kwargs"]["enable_thinking"] is True
+
+
+def test_a_server_without_schemas_serves_and_the_result_says_so(clip: Path, tmp_path: Path) -> None:
+    with FakeServer(then=knowing("none", switches=False)) as server:
+        code, printed = alref(
+            clip, "--text", "the circle", "--selector", "mllm", "--endpoint", server.url, "--out", tmp_path / "out"
+        )
+    assert code == 0, printed
+    assert "is asked with less" in printed
+    assert record_of(tmp_path / "out")["reasoning"]["form"] == "none"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_short_clip_is_asked_about_if_that_is_wanted(clip: Path, tmp_path: Path, count: int) -> None:
+    from PIL import Image
+
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    scene = make_scene(SEED, 112, 112, 24)
+    for number in range(count):
+        Image.fromarray(scene.frame(number)).save(frames / f"{number:05d}.png")
+    given = frames / "00000.png" if count == 1 else frames
+    with FakeServer() as server:
+        common = (given, "--text", "the circle", "--selector", "mllm", "--endpoint", server.url, "--no-overlay")
+        code, printed = alref(*common, "--out", tmp_path / "plain")
+        assert (code, server.requests) == (0, [])
+        assert "warning: the LLM was not asked" in " ".join(printed.split())
+        assert record_of(tmp_path / "plain")["reasoning"]["questions"] == 0
+        code, printed = alref(*common, "--ask-short", "--out", tmp_path / "asked")
+    assert (code, "not asked" in printed) == (0, False)
+    assert record_of(tmp_path / "asked")["reasoning"]["questions"] == len(server.requests) > 0
+    assert record_of(tmp_path / "asked")["settings"]["ask_short"] is True
+    code, printed = alref(clip, "--audio", "--selector", "mllm", "--ask-short", "--out", tmp_path / "sound")
+    assert (code, "--ask-short is an option of --text" in printed) == (2, True)
+
+
+@pytest.mark.parametrize("then", [REFUSES, None])
+def test_an_evaluation_says_what_could_not_be_used(tmp_path: Path, then: Behaviour | None) -> None:
+    common = ["eval", "synthetic", "--seeds", "3:4", "--size", "112", "--frames", "21", "--every", "20"]
+    common += ["--device", "cpu", "--threads", "1", "--json", str(tmp_path / "scores.json")]
+    with FakeServer(**({} if then is None else {"then": then})) as server:
+        common += ["--endpoint", server.url, "--no-answer-cache"]
+        alone = CliRunner().invoke(app, [*common, "--selector", "mllm"])
+        mixed = CliRunner().invoke(app, [*common, "--selector", "mixed"])
+    assert (alone.exit_code, mixed.exit_code) == (7 if then else 0, 0)
+    said = json.loads((tmp_path / "scores.json").read_text())["warnings"]
+    assert len(said) == (1 if then else 0)
+    assert ("warning: mixed: the LLM gave no usable answer to" in " ".join(mixed.output.split())) == bool(then)
 
 
 def test_a_refused_key_says_so(clip: Path, tmp_path: Path) -> None:

@@ -28,14 +28,17 @@ from alref_edge.cli.console import (
 from alref_edge.cli.reasoning import (
     LLM_SELECTORS,
     AllowRemote,
+    AllowUnusable,
     AnswerCache,
     EndpointUrl,
     InFlight,
+    MaxTokens,
     ModelName,
     NoAnswerCache,
     PixelBudget,
     Reasoning,
     TemplatesFolder,
+    Thinking,
     Timeout,
     TranscriptFolder,
 )
@@ -76,6 +79,9 @@ def synthetic(
     llm_pixels: PixelBudget = None,
     in_flight: InFlight = 32,
     llm_timeout: Timeout = 600.0,
+    llm_max_tokens: MaxTokens = 1024,
+    llm_thinking: Thinking = False,
+    allow_unusable: AllowUnusable = False,
     answer_cache: AnswerCache = None,
     no_answer_cache: NoAnswerCache = False,
     transcript: TranscriptFolder = None,
@@ -104,6 +110,9 @@ def synthetic(
         llm_pixels,
         in_flight,
         llm_timeout,
+        llm_max_tokens,
+        llm_thinking,
+        allow_unusable,
         answer_cache,
         no_answer_cache,
         transcript,
@@ -208,6 +217,8 @@ class _Engine:
                 file.write(_encoded(evaluation.to_json()))
         echo(f"bundle {name}, {self.precision}: {len(seeds)} scenes of {scenes}")
         echo(evaluation.to_text())
+        for warning in evaluation.facts.get("warnings", ()):
+            warn(warning)
         if json is not None:
             echo(f"wrote {json}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from alref_edge.cli.console import say
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ InFlight: TypeAlias = Annotated[int, typer.Option(min=1, max=1024, help="Questio
 Timeout: TypeAlias = Annotated[
     float, typer.Option("--llm-timeout", min=1, help="Seconds that one answer of the LLM may take.")
 ]
+MaxTokens: TypeAlias = Annotated[
+    int, typer.Option("--llm-max-tokens", min=1, help="Most tokens of an answer of the LLM, its thoughts included.")
+]
+Thinking: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--llm-thinking/--no-llm-thinking",
+        help="Let a model that can think before it answers; give it tokens for that.",
+    ),
+]
+AllowUnusable: TypeAlias = Annotated[
+    bool,
+    typer.Option("--allow-unusable", help="With mllm: go on even if no answer at all of the LLM can be used."),
+]
+AskShort: TypeAlias = Annotated[
+    bool,
+    typer.Option("--ask-short", help="Ask the LLM about an image or a clip of up to 10 frames too; officially not."),
+]
 AnswerCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -65,9 +84,13 @@ class Reasoning:
     llm_pixels: int | None = None
     in_flight: int = 32
     llm_timeout: float = 600.0
+    llm_max_tokens: int = 1024
+    llm_thinking: bool = False
+    allow_unusable: bool = False
     answer_cache: Path | None = None
     no_answer_cache: bool = False
     transcript: Path | None = None
+    ask_short: bool = False
 
     def refuse(self) -> None:
         """Raises InputError if any of them is there."""
@@ -101,27 +124,34 @@ class Reasoning:
             else Endpoint.at(self.endpoint, model=self.llm, allow_remote=self.allow_remote)
         )
         cache = None if self.no_answer_cache else self.answer_cache or _cache_folder()
-        settings = ClientSettings(in_flight=self.in_flight, timeout_s=self.llm_timeout)
-        with MllmClient(endpoint, settings=settings, cache_dir=cache, transcript=self.transcript) as client:
+        settings = ClientSettings(
+            in_flight=self.in_flight,
+            timeout_s=self.llm_timeout,
+            max_tokens=self.llm_max_tokens,
+            thinking=self.llm_thinking,
+        )
+        with MllmClient(endpoint, settings=settings, cache_dir=cache, transcript=self.transcript, notice=say) as client:
             root = client.root
             allowed = None if root is None else pixel_budget(root)
             most = min(PIXEL_BUDGET, allowed or PIXEL_BUDGET)
             budget = most if self.llm_pixels is None else self.llm_pixels
-            yield Asking(client, Questioner(templates, budget))
+            yield Asking(client, Questioner(templates, budget), self.allow_unusable)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """A client, and what makes its questions."""
+    """A client, what makes its questions, and whether a run goes on without a usable answer."""
 
     client: MllmClient
     questioner: Questioner
+    allow_unusable: bool = False
 
     def selector(self, name: str) -> MllmSelector:
         """The selector of pivots that is called "mllm" or "mixed"."""
         from alref_edge.pipeline import GroundingSelector, MllmSelector
 
-        return MllmSelector(self.client, self.questioner, GroundingSelector() if name == "mixed" else None)
+        otherwise = GroundingSelector() if name == "mixed" else None
+        return MllmSelector(self.client, self.questioner, otherwise, allow_unusable=self.allow_unusable)
 
     def sound_selector(self, name: str, pipeline: Pipeline, settings: AvsSettings) -> MllmSoundSelector:
         """The selector of what sounds that is called "mllm" or "mixed"."""
@@ -135,6 +165,7 @@ class Asking:
             settings.max_categories,
             otherwise,
             settings.category_meanings,
+            allow_unusable=self.allow_unusable,
         )
 
 

@@ -34,14 +34,18 @@ from alref_edge.cli.hearing import Hearing
 from alref_edge.cli.reasoning import (
     LLM_SELECTORS,
     AllowRemote,
+    AllowUnusable,
     AnswerCache,
+    AskShort,
     EndpointUrl,
     InFlight,
+    MaxTokens,
     ModelName,
     NoAnswerCache,
     PixelBudget,
     Reasoning,
     TemplatesFolder,
+    Thinking,
     Timeout,
     TranscriptFolder,
 )
@@ -114,6 +118,10 @@ def run(
     llm_pixels: PixelBudget = None,
     in_flight: InFlight = 32,
     llm_timeout: Timeout = 600.0,
+    llm_max_tokens: MaxTokens = 1024,
+    llm_thinking: Thinking = False,
+    allow_unusable: AllowUnusable = False,
+    ask_short: AskShort = False,
     answer_cache: AnswerCache = None,
     no_answer_cache: NoAnswerCache = False,
     transcript: TranscriptFolder = None,
@@ -166,6 +174,8 @@ def run(
         hearing.refuse()
     elif sentences or pivots is not None:
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
+    elif ask_short:
+        raise InputError("--ask-short is an option of --text.", mend="leave it out: the LLM hears of every clip.")
     name = Path(os.path.abspath(video)).stem if clip is None else clip
     if record is not None:
         open_record(record, name)
@@ -178,9 +188,13 @@ def run(
         llm_pixels,
         in_flight,
         llm_timeout,
+        llm_max_tokens,
+        llm_thinking,
+        allow_unusable,
         answer_cache,
         no_answer_cache,
         transcript,
+        ask_short,
     )
     if selector not in _SELECTORS:
         raise InputError(
@@ -215,7 +229,7 @@ def run(
         announce(pipeline)
         results: Sequence[RvosResult] | AvsRun
         if audio is None:
-            settings = pipeline.settings.changed(changes)
+            settings = pipeline.settings.changed({**changes, **({"ask_short": True} if ask_short else {})})
             found = pipeline.rvos(
                 source,
                 sentences,

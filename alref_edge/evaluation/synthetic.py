@@ -32,6 +32,7 @@ from alref_edge.pipeline import (
 )
 from alref_edge.pipeline.measure import ProgressCallback
 from alref_edge.pipeline.pivots import windows
+from alref_edge.pipeline.reasoning import unusable_warnings
 from alref_edge.types import Pivot
 
 SCHEMA = "alref-edge.eval-synthetic/2"
@@ -180,7 +181,7 @@ def evaluate_synthetic(
 
     Raises:
         InputError: no seeds, or a size, a length or a step that makes no sense.
-        MllmError: a selector's LLM cannot be reached.
+        MllmError: a selector's LLM cannot be reached, or gives no usable answer.
         BundleError, EngineError, ProviderError, CapacityError: see `Pipeline`.
     """
     if not seeds or min(seeds) < 0 or every < 1:
@@ -233,6 +234,9 @@ def evaluate_synthetic(
         "scenes": {"width": size, "height": size, "frames": frames},
         "settings": asdict(pipeline.settings),
         "selectors": {each.name: {**each.facts, **reasoning[each.name]} for each in selectors},
+        "warnings": [
+            f"{name}: {warning}" for name, counted in reasoning.items() for warning in unusable_warnings(counted)
+        ],
         "top_boxes": {"every_frames": every, "right_iou": RIGHT_IOU},
         "environment": environment(),
     }

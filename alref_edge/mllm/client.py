@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alref_edge.errors import MllmError
-from alref_edge.mllm.answers import Reply, read_answer
-from alref_edge.mllm.chat import Attempt, judged, reply_of, request
+from alref_edge.mllm.answers import TOO_LONG, Reply, read_answer
+from alref_edge.mllm.chat import Attempt, Manner, judged, reply_of, request
 from alref_edge.mllm.counting import Counters, Tally
 from alref_edge.mllm.endpoint import Endpoint
 from alref_edge.mllm.store import AnswerCache, Known, Transcript, cache_key
-from alref_edge.mllm.transport import ClientSettings, Refused, TooLarge, Transport
+from alref_edge.mllm.transport import ClientSettings, Received, Refused, TooLarge, Transport
 
 if TYPE_CHECKING:
     from alref_edge.mllm.questions import Question
@@ -28,6 +29,8 @@ __all__ = ["ClientSettings", "Counters", "MllmClient", "Reply"]
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
+_PROBING_S = 2.0
+
 
 class MllmClient:
     """A client of one endpoint, with an event loop in a thread of its own. A context manager; any thread may ask.
@@ -35,13 +38,15 @@ class MllmClient:
     A question is sent as one user message, the image first, with temperature 0, a seed, and the schema, by which the
     server constrains the answer. The answer is held against the schema again, and given to the question's `parse`. If
     it is unusable, one repair attempt says so to the LLM. Two equal questions that are under way at once are asked
-    once. What the server or the connection fails at is sent again; see `ClientSettings` and `Transport`.
+    once. What the server or the connection fails at is sent again; see `ClientSettings` and `Transport`. A server that
+    knows no schemas, or no switch for thoughts, is asked without from then on; see `Manner`.
 
     Args:
         endpoint: the server. Nothing is sent to it before the first question.
         settings: how it is asked.
         cache_dir: folder of usable answers: a question with an answer there is not asked. None: no cache.
         transcript: folder to which every question, its image and its answers are written. None: none.
+        notice: is told, in lines for a person and from the client's own thread, what the client waits for.
 
     Raises:
         InputError, CapacityError: one of the folders cannot be written.
@@ -54,13 +59,17 @@ class MllmClient:
         settings: ClientSettings | None = None,
         cache_dir: str | Path | None = None,
         transcript: str | Path | None = None,
+        notice: Callable[[str], object] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.settings = settings or ClientSettings()
         self._cache = None if cache_dir is None else AnswerCache(cache_dir)
         self._transcript = None if transcript is None else Transcript(transcript)
         self._tally = Tally()
-        self._transport = Transport(endpoint, self.settings, self._tally)
+        self._transport = Transport(endpoint, self.settings, self._tally, notice)
+        self._tell = notice or (lambda _: None)
+        self._manner = Manner()
+        self._finding_manner = asyncio.Lock()
         self._model = endpoint.model
         self._naming = asyncio.Lock()
         self._under_way: dict[str, _Shared] = {}
@@ -95,6 +104,11 @@ class MllmClient:
             MllmError: it does not answer.
         """
         return self._wait(self._start(self._model_root()))
+
+    @property
+    def form(self) -> str:
+        """How the server is told the form of an answer so far: "json_schema", "json_object" or "none"."""
+        return self._manner.form
 
     @property
     def in_flight(self) -> int:
@@ -198,7 +212,8 @@ class MllmClient:
     async def _reply(self, question: Question[Answer]) -> Reply[Answer]:
         """The reply, of a request that is shared by all who ask the same at the same time."""
         model = await self._model_name()
-        key = cache_key(model, question, max_tokens=self.settings.max_tokens, seed=self.settings.seed)
+        how = self.settings
+        key = cache_key(model, question, max_tokens=how.max_tokens, seed=how.seed, thinking=how.thinking)
         shared = self._under_way.get(key)
         joined = shared is not None
         if shared is None:
@@ -229,7 +244,9 @@ class MllmClient:
             attempts = [Attempt(reply.text, reply.answer)]
         if self._transcript is not None:
             facts = ("cached", "repaired", "retries", "prompt_tokens", "completion_tokens", "seconds")
-            answers = [{"text": each.text, "problem": each.problem} for each in attempts]
+            answers = [
+                {"text": each.text, "reasoning": each.thoughts or None, "problem": each.problem} for each in attempts
+            ]
             self._transcript.add(
                 question, {"model": model, "answers": answers, **{name: getattr(reply, name) for name in facts}}
             )
@@ -257,10 +274,49 @@ class MllmClient:
 
     async def _attempt(self, model: str, question: Question[Any], wrong: Attempt | None = None) -> Attempt:
         try:
-            received = await self._transport.complete(lambda: request(model, question, self.settings, wrong))
+            received = await self._complete(model, question, wrong)
         except TooLarge as error:
-            return Attempt("", problem=str(error))
-        return judged(received, question, self.endpoint)
+            return Attempt("", problem=str(error), reason=TOO_LONG)
+        return judged(received, question, self.settings, self.endpoint)
+
+    async def _complete(self, model: str, question: Question[Any], wrong: Attempt | None) -> Received:
+        """The response, in the best manner that the server knows; which one that is gets found out once."""
+
+        manner = self._manner
+
+        def make() -> dict[str, Any]:  # when its turn has come: others may have found out meanwhile
+            nonlocal manner
+            manner = self._manner
+            return request(model, question, self.settings, manner, wrong)
+
+        try:
+            return await self._transport.complete(make)
+        except Refused as refused:
+            async with self._finding_manner:
+                if self._manner == manner:
+                    received = await self._in_another_manner(model, question, wrong, refused)
+                    if received is None:
+                        raise
+                    return received
+        return await self._complete(model, question, wrong)  # in the manner that another found out meanwhile
+
+    async def _in_another_manner(
+        self, model: str, question: Question[Any], wrong: Attempt | None, refused: Refused
+    ) -> Received | None:
+        """The response in the first manner that the server does not refuse, which is kept; None if it refuses all."""
+        manners = list(self._manner.others(refused))
+        for manner in manners:  # a refusal may add some
+            body = partial(request, model, question, self.settings, manner, wrong)
+            with suppress(MllmError):
+                try:
+                    received = await self._transport.complete(body, patience_s=_PROBING_S)
+                except Refused as again:
+                    manners += [each for each in manner.others(again) if each not in manners]
+                    continue
+                self._manner = manner
+                self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
+                return received
+        return None
 
 
 @dataclass

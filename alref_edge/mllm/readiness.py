@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from typing import TYPE_CHECKING, Any
+
+from alref_edge.mllm.answers import read_answer
 
 if TYPE_CHECKING:
     import httpx
@@ -41,15 +42,19 @@ def first_answer(client: httpx.Client, endpoint: Endpoint, timeout_s: float) -> 
     Raises:
         httpx.TransportError: there is none.
     """
+    from alref_edge.mllm.chat import thinking_switch
+
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    url = f"{endpoint.http}/chat/completions"
-    answer = client.post(url, json=_question(endpoint.model), headers=headers, timeout=timeout_s)
+    url, question = f"{endpoint.http}/chat/completions", _question(endpoint.model)
+    answer = client.post(url, json={**question, **thinking_switch(False)}, headers=headers, timeout=timeout_s)
+    if answer.status_code == 400 and "chat_template" in answer.text:  # of a tokenizer without templates
+        answer = client.post(url, json=question, headers=headers, timeout=timeout_s)
     try:
-        text = answer.json()["choices"][0]["message"]["content"] if answer.status_code == 200 else "null"
-        value = json.loads(text)
-        if isinstance(value, dict) and isinstance(value.get("ready"), bool):
+        message = answer.json()["choices"][0]["message"] if answer.status_code == 200 else {}
+        texts = [message.get(field) for field in ("content", "reasoning_content", "reasoning")]
+        if read_answer(next((text for text in texts if text), ""), _SCHEMA):
             return None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         pass
     return f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:300]}"
 

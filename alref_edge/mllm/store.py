@@ -93,9 +93,10 @@ class Transcript:
     """Every question and what was answered, in a folder: `transcript.jsonl`, one object a question, and `images/`.
 
     An object has: `time` (UTC), `model`, `template`, `version`, `prompt`, `image` (SHA-256 of the PNG file, which is
-    `images/<SHA-256>.png`), `answers` (objects with `text` and `problem`, null if it is usable; two if there was a
-    repair attempt), `cached`, `repaired`, `retries`, `prompt_tokens`, `completion_tokens`, `seconds`. Lines are added
-    to a file that is there already, each as a whole.
+    `images/<SHA-256>.png`), `answers` (objects with `text`, `reasoning`, which is what the LLM thought if that came in
+    a field of its own, and `problem`, null if it is usable; two if there was a repair attempt), `cached`, `repaired`,
+    `retries`, `prompt_tokens`, `completion_tokens`, `seconds`. Lines are added to a file that is there already, each as
+    a whole.
 
     Args:
         folder: made if it is not there.
@@ -152,8 +153,11 @@ class Transcript:
             self._file = None
 
 
-def cache_key(model: str, question: Question[Any], *, max_tokens: int, seed: int) -> str:
-    """What an answer depends on, as a SHA-256 in hexadecimal: the model, the whole question, and the sampling."""
+def cache_key(model: str, question: Question[Any], *, max_tokens: int, seed: int, thinking: bool = False) -> str:
+    """What an answer depends on, as a SHA-256 in hexadecimal: the model, the whole question, and the sampling.
+
+    Not the form in which the schema was told, which is the server's to choose: an answer is held against it anyway.
+    """
     parts = {
         "format": _FORMAT,
         "model": model,
@@ -164,6 +168,7 @@ def cache_key(model: str, question: Question[Any], *, max_tokens: int, seed: int
         "image": hashlib.sha256(question.image_png).hexdigest(),
         "max_tokens": max_tokens,
         "seed": seed,
+        "thinking": thinking,
     }
     return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()
 

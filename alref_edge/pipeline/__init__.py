@@ -21,7 +21,13 @@ from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Progress, ProgressCallback, Watch, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
 from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector, Segment
-from alref_edge.pipeline.reasoning import MllmSelector, MllmSoundSelector
+from alref_edge.pipeline.reasoning import (
+    MllmSelector,
+    MllmSoundSelector,
+    check_usable,
+    not_asked,
+    unusable_warnings,
+)
 from alref_edge.pipeline.replay import ReplaySelector
 from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
 from alref_edge.pipeline.rvos import Job, Query, segment_videos
@@ -56,6 +62,7 @@ __all__ = [
 
 _MOST_SENTENCES = 1000
 _MOST_CHARACTERS = 4000
+_TRIALS = 20
 
 
 class Pipeline:
@@ -190,6 +197,7 @@ class Pipeline:
         Raises:
             InputError: a sentence, pivot or setting makes no sense.
             MediaError: the video cannot be read or is over a limit.
+            MllmError: an LLM that decides alone cannot be asked, or gave no usable answer at all (see `MllmSelector`).
             BundleError, EngineError, ProviderError, CapacityError: see there.
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
@@ -222,12 +230,13 @@ class Pipeline:
             The results of each video, in order. Close them when they are done with: their masks lie on disk till then.
 
         Raises:
-            As `rvos`, when it is the turn of the video that the error is about; then nothing more comes.
+            As `rvos`, when it is the turn of the video that the error is about; then nothing more comes. That no answer
+            of an LLM is usable is an error after the 20th question, or else at the end.
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
         told = one_at_a_time(progress)
         jobs = (self._job(video, texts, selector, limits, told, spill_dir) for video, texts in videos)
-        return self._run(jobs, selector, settings, feature_cache_bytes)
+        return self._run(jobs, selector, settings, feature_cache_bytes, _TRIALS)
 
     def _job(
         self,
@@ -248,11 +257,18 @@ class Pipeline:
         return Job(source, queries, Watch(progress=progress), folder)
 
     def _run(
-        self, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, cache_bytes: int
+        self,
+        jobs: Iterable[Job],
+        selector: PivotSelector,
+        settings: RvosSettings,
+        cache_bytes: int,
+        trials: int = 1,
     ) -> Iterator[list[RvosResult]]:
-        for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes):
+        for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
             report = RunReport.of(self._networks, job.source, selector, settings, job.watch)
-            general = (*self.warnings, *job.source.warnings)
+            events = job.watch.events
+            answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
+            general = (*self.warnings, *job.source.warnings, *answers)
             yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
 
     def avs(
@@ -289,6 +305,7 @@ class Pipeline:
         Raises:
             InputError: a setting, or an answer of the selector, makes no sense.
             MediaError: the video or the sound cannot be read or is over a limit, or there is no sound.
+            MllmError: as of `rvos`.
             BundleError: the bundle has no networks that hear.
             EngineError, ProviderError, CapacityError: see there.
         """
@@ -301,6 +318,7 @@ class Pipeline:
         selector = selector or self.sound_selector(settings)
         began = time.perf_counter()
         found = listen(self._networks, source, heard, selector, settings, watch)
+        check_usable(selector, watch.events)
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
@@ -309,7 +327,13 @@ class Pipeline:
         return AvsRun.of(
             found,
             numbers,
-            (*self.warnings, *source.warnings, *heard.warnings, *why_nothing(found, heard, selector, settings)),
+            (
+                *self.warnings,
+                *source.warnings,
+                *heard.warnings,
+                *why_nothing(found, heard, selector, settings),
+                *unusable_warnings(watch.events),
+            ),
             RunReport.of(self._networks, source, selector, settings, watch),
             self._class_of(list(numbers), settings.categories),
             heard.wave_16khz,

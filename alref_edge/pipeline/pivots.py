@@ -23,16 +23,14 @@ class Window:
     Attributes:
         index: number of the stretch, from 0.
         frames: its frames.
-        sampled: the frames that a selector may look at. One alone makes no segment.
+        sampled: the frames that a selector may look at.
+        is_segment: whether a selector is asked about it; officially, a single sampled frame makes no segment.
     """
 
     index: int
     frames: range
     sampled: tuple[int, ...]
-
-    @property
-    def is_segment(self) -> bool:
-        return len(self.sampled) > 1
+    is_segment: bool
 
 
 def count_nothing(event: str, times: int = 1) -> None:
@@ -45,7 +43,7 @@ class Segment:
 
     Attributes:
         index: number of the segment in the video, from 0.
-        sampled: indices of its sampled frames in the video, ascending, two or more.
+        sampled: indices of its sampled frames in the video, ascending.
         images: the frames held for this segment, RGB uint8 `[H, W, 3]`, the sampled ones among them.
         count: counts an event by name, for the result.
     """
@@ -154,9 +152,15 @@ def windows(frame_count: int, settings: RvosSettings) -> Iterator[Window]:
     """Cut a video into stretches of `frames_per_segment * sample_step` frames, each sampled from its first frame on.
 
     From the official `concat_stage_1.py`: all but the last are full; a tail with a single sampled frame is yielded
-    too, but makes no segment.
+    too, but makes no segment. A video that is no longer than that makes one where the settings say so, of frames at
+    even distances.
     """
+    if settings.ask_short and 0 < frame_count <= settings.sample_step:
+        step = -(-frame_count // settings.frames_per_segment)
+        yield Window(0, range(frame_count), tuple(range(0, frame_count, step)), is_segment=True)
+        return
     length = settings.frames_per_segment * settings.sample_step
     for index, start in enumerate(range(0, frame_count, length)):
         frames = range(start, min(start + length, frame_count))
-        yield Window(index, frames, tuple(frames[:: settings.sample_step]))
+        sampled = tuple(frames[:: settings.sample_step])
+        yield Window(index, frames, sampled, is_segment=len(sampled) > 1)

@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+from alref_edge.errors import MllmError
 from alref_edge.mllm.questions import Question, Questioner
 from alref_edge.mllm.strips import BoxMarks
 from alref_edge.pipeline.lbru import Ground as GroundSound
 from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundWindow
 from alref_edge.pipeline.pivots import Decision, Ground, GroundingSelector, Segment
+from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections
 
 if TYPE_CHECKING:
@@ -27,13 +29,23 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Otherwise = TypeVar("Otherwise", GroundingSelector, GroundingSoundSelector)
 
+_UNUSABLE = "unusable: "
+
 
 class _Asking(Generic[Otherwise]):
     """What both selectors have in common: whom they ask, and who decides otherwise."""
 
-    def __init__(self, client: MllmClient, questioner: Questioner, otherwise: Otherwise | None) -> None:
+    def __init__(
+        self, client: MllmClient, questioner: Questioner, otherwise: Otherwise | None, allow_unusable: bool
+    ) -> None:
         self._client, self._questioner = client, questioner
         self._otherwise: Otherwise | None = otherwise
+        self._allow_unusable = allow_unusable
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it is an error that no answer at all can be used: nobody else decides."""
+        return self._otherwise is None and not self._allow_unusable
 
     @property
     def name(self) -> str:
@@ -47,8 +59,10 @@ class _Asking(Generic[Otherwise]):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """The model and the version of the templates."""
-        return {"model": self._client.model, "templates": self._questioner.templates.version}
+        """The model, the version of the templates, and the form of answers if the server knows no schemas."""
+        form = self._client.form
+        told = {} if form == "json_schema" else {"form": form}
+        return {"model": self._client.model, "templates": self._questioner.templates.version, **told}
 
 
 class MllmSelector(_Asking[GroundingSelector]):
@@ -58,10 +72,18 @@ class MllmSelector(_Asking[GroundingSelector]):
         client: asks it.
         questioner: makes the questions.
         otherwise: decides where the LLM does not; None drops the segment.
+        allow_unusable: go on where no answer at all can be used, and there is no `otherwise`.
     """
 
-    def __init__(self, client: MllmClient, questioner: Questioner, otherwise: GroundingSelector | None = None) -> None:
-        super().__init__(client, questioner, otherwise)
+    def __init__(
+        self,
+        client: MllmClient,
+        questioner: Questioner,
+        otherwise: GroundingSelector | None = None,
+        *,
+        allow_unusable: bool = False,
+    ) -> None:
+        super().__init__(client, questioner, otherwise, allow_unusable)
         self._strips: WeakKeyDictionary[Segment, bytes] = WeakKeyDictionary()
         self._drawing = threading.Lock()
 
@@ -75,7 +97,9 @@ class MllmSelector(_Asking[GroundingSelector]):
             MllmError: the server cannot be reached, or refuses to serve.
         """
         count = len(segment.sampled)
-        frame = self._ask(segment, self._questioner.pivot_frame(self._strip(segment), count, sentence))
+        frame: int | None = 1  # of a single one, there is nothing to choose
+        if count > 1:
+            frame = self._ask(segment, self._questioner.pivot_frame(self._strip(segment), count, sentence))
         if frame is None:
             return self._decide_otherwise(segment, sentence, ground, None)
         pivot = segment.sampled[frame - 1]
@@ -122,6 +146,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         most: objects of a window at most.
         otherwise: decides where the LLM does not; None: nothing sounds, or the first box.
         meanings: what it is told of a category whose name has other meanings.
+        allow_unusable: as of `MllmSelector`.
     """
 
     def __init__(
@@ -132,8 +157,10 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         most: int = 8,
         otherwise: GroundingSoundSelector | None = None,
         meanings: Mapping[str, str] | None = None,
+        *,
+        allow_unusable: bool = False,
     ) -> None:
-        super().__init__(client, questioner, otherwise)
+        super().__init__(client, questioner, otherwise, allow_unusable)
         self._categories, self._most, self._meanings = tuple(categories), most, dict(meanings or {})
 
     def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
@@ -180,8 +207,8 @@ def ask(client: MllmClient, question: Question[Answer], count: Callable[[str, in
     Args:
         client: asks.
         question: what.
-        count: counts "questions", and of them "cached", "repaired" and "unusable"; "retries", "prompt_tokens" and
-            "completion_tokens" of those that were not cached.
+        count: counts "questions", and of them "cached", "repaired" and "unusable", these also by reason ("unusable: no
+            JSON in the answer"); "retries", "prompt_tokens" and "completion_tokens" of those that were not cached.
 
     Raises:
         MllmError: the server cannot be reached, or refuses to serve.
@@ -192,6 +219,7 @@ def ask(client: MllmClient, question: Question[Answer], count: Callable[[str, in
         "cached": int(reply.cached),
         "repaired": int(reply.repaired),
         "unusable": int(not reply.usable),
+        f"{_UNUSABLE}{reply.reason}": int(not reply.usable),
         "retries": reply.retries,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
@@ -199,3 +227,58 @@ def ask(client: MllmClient, question: Question[Answer], count: Callable[[str, in
         if times:
             count(event, times)
     return reply.answer if reply.usable else None
+
+
+def asks(selector: object) -> bool:
+    """Whether a selector asks an LLM."""
+    return isinstance(selector, _Asking)
+
+
+def not_asked(selector: object, events: Mapping[str, int], settings: RvosSettings) -> tuple[str, ...]:
+    """What a user should know of a video that makes no segment, so that an LLM was not asked about it."""
+    if not asks(selector) or events.get("questions", 0):
+        return ()
+    return (
+        f"the LLM was not asked: a clip of up to {settings.sample_step} frames makes no segment, and grounding's best "
+        "box on frame 0 serves, as in the official code; to ask it all the same: --ask-short (the setting ask_short)",
+    )
+
+
+def check_usable(selector: object, events: Mapping[str, int]) -> None:
+    """Ends a run in which an LLM decides alone and has not given one usable answer.
+
+    Args:
+        selector: of the run.
+        events: what was counted.
+
+    Raises:
+        MllmError: that is so; says what is wrong with most answers.
+    """
+    asked, unusable = events.get("questions", 0), events.get("unusable", 0)
+    if isinstance(selector, _Asking) and selector.needs_answers and 0 < asked == unusable:
+        raise MllmError(
+            f"The LLM gave no usable answer to {unusable} of {asked} questions.",
+            got=_commonest(events),
+            mend="read the answers (--transcript FOLDER), take another model, let grounding decide in its place "
+            "(--selector mixed), or go on without (--allow-unusable).",
+        )
+
+
+def unusable_warnings(events: Mapping[str, object]) -> tuple[str, ...]:
+    """What a user should know of the answers of a run: how many cannot be used, and why most of them.
+
+    Args:
+        events: what was counted; what are no numbers does not matter.
+    """
+    counts = {name: count for name, count in events.items() if isinstance(count, int)}
+    asked, unusable = counts.get("questions", 0), counts.get("unusable", 0)
+    if not unusable:
+        return ()
+    return (f"the LLM gave no usable answer to {unusable} of {asked} questions: {_commonest(counts)}",)
+
+
+def _commonest(events: Mapping[str, int]) -> str:
+    """Why most of the unusable answers are so."""
+    reasons = {name.removeprefix(_UNUSABLE): n for name, n in events.items() if name.startswith(_UNUSABLE)}
+    most = max(sorted(reasons), key=lambda reason: reasons[reason], default="for no known reason")
+    return most if len(reasons) < 2 else f"{most} ({reasons[most]} of them)"

@@ -14,6 +14,7 @@ from alref_edge.media import VideoInfo, VideoSource, encode_rle
 from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.reasoning import asks
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
 
@@ -44,7 +45,8 @@ class RunReport:
         settings: numbers of the method.
         counters: see `Counters`.
         timings_s: seconds by stage; those of pivots may overlap with those of tracking, if pivots are chosen ahead.
-        reasoning: what the selector says of itself and counted; nothing if it counts nothing.
+        reasoning: what the selector says of itself and counted; nothing if it counts nothing. One that asks an LLM
+            counts "questions" even if there were none.
         elapsed_s: how long it took; what was done ahead of its turn is not counted.
     """
 
@@ -97,7 +99,7 @@ class RunReport:
             settings=settings,
             counters=asdict(watch.counters),
             timings_s={name: round(seconds, 4) for name, seconds in watch.seconds.items()},
-            reasoning={**selector.facts, **watch.events},
+            reasoning={**selector.facts, **({"questions": 0} if asks(selector) else {}), **watch.events},
             elapsed_s=round(watch.elapsed_s, 4),
         )
 

@@ -7,7 +7,7 @@ are chosen ahead: while one video is tracked, the next ones are looked at.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from alref_edge.pipeline.masks import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.pivots import Decision, PivotSelector, Segment, Window, pivot_of, windows
+from alref_edge.pipeline.reasoning import check_usable
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
@@ -100,7 +101,12 @@ class Found:
 
 
 def segment_videos(
-    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, cache_bytes: int
+    networks: Networks,
+    jobs: Iterable[Job],
+    selector: PivotSelector,
+    settings: RvosSettings,
+    cache_bytes: int,
+    trials: int = 1,
 ) -> Iterator[tuple[Job, MaskStore]]:
     """Find and segment, in one video after the other, what its sentences refer to.
 
@@ -115,12 +121,14 @@ def segment_videos(
         selector: picks the pivots; in other threads if it has questions in flight.
         settings: numbers of the method.
         cache_bytes: see `ObjectTracking`.
+        trials: questions to an LLM that decides alone, of which one must have a usable answer for the work to go on; if
+            there are fewer in all, one of them must by the end.
 
     Yields:
         Each job when its masks are whole, in order, and the masks by number of the sentence and frame. An error ends it
         all, after the jobs before it.
     """
-    finding = find_pivots(networks, jobs, selector, settings)
+    finding = find_pivots(networks, jobs, selector, settings, trials)
     works_ahead = selector.in_flight > 0
     found = ahead(finding, lambda each: each.nbytes) if works_ahead else ((0.0, each) for each in finding)
     tracking: ObjectTracking | None = None
@@ -148,12 +156,22 @@ def segment_videos(
 
 
 def find_pivots(
-    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings
+    networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, trials: int = 1
 ) -> Generator[Found, None, None]:
-    """The first half of the method: pivots of all segments of all jobs, in order.
+    """The first half of the method: pivots of all segments of all jobs, in order. Arguments as of `segment_videos`.
 
     The selector is asked about many segments, sentences and videos at once, as many as it can have in flight.
     """
+    events: Counter[str] = Counter()
+
+    def settle(each: _Asked | BaseException) -> Found:
+        found = _settle(each)
+        if found.last:
+            events.update(found.job.watch.events)
+            if events["questions"] >= trials:
+                check_usable(selector, events)
+        return found
+
     pool = executor(selector.in_flight)
     asked: deque[_Asked | BaseException] = deque()
     try:
@@ -162,9 +180,10 @@ def find_pivots(
             while asked and (
                 _undone([asked[0]]) == 0 or _undone(asked) > 2 * selector.in_flight or _nbytes(asked) > LOOKAHEAD_BYTES
             ):
-                yield _settle(asked.popleft())
+                yield settle(asked.popleft())
         while asked:
-            yield _settle(asked.popleft())
+            yield settle(asked.popleft())
+        check_usable(selector, events)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -70,6 +70,8 @@ class RvosSettings(TrackingSettings):
     Attributes:
         frames_per_segment: sampled frames in a segment.
         sample_step: frames from one sampled frame to the next.
+        ask_short: whether a clip of up to `sample_step` frames makes a segment too, of up to `frames_per_segment`
+            frames; officially it makes none, and the best box on frame 0 serves.
         box_threshold: smallest score of a box that grounding proposes.
         text_threshold: smallest score of a word that goes into a box's phrase.
         boxes_per_frame: boxes kept of a frame, by score.
@@ -81,6 +83,7 @@ class RvosSettings(TrackingSettings):
 
     frames_per_segment: int = 5
     sample_step: int = 10
+    ask_short: bool = False
     box_threshold: float = 0.25
     text_threshold: float = 0.2
     boxes_per_frame: int = 3
@@ -91,6 +94,8 @@ class RvosSettings(TrackingSettings):
     def __post_init__(self) -> None:
         for name in ("frames_per_segment", "sample_step", "boxes_per_frame"):
             self._check(name, 1, 100_000, int)
+        if not isinstance(self.ask_short, bool):
+            raise InputError("The setting ask_short is none.", expected="True or False", got=self.ask_short)
         for name in ("box_threshold", "text_threshold", "fallback_box_threshold", "fallback_text_threshold"):
             self._check(name, 0, 1, (int, float))
         if self.distinct_iou is not None:

@@ -23,8 +23,15 @@ class Request:
     body: Any
 
     @property
+    def form(self) -> str:
+        """How the form of the answer is told."""
+        return self.body.get("response_format", {}).get("type", "none")
+
+    @property
     def schema(self) -> Mapping[str, Any]:
-        return self.body["response_format"]["json_schema"]["schema"]
+        if self.form == "json_schema":
+            return self.body["response_format"]["json_schema"]["schema"]
+        return json.loads(self.texts[0].rpartition("of this schema: ")[2])
 
     @property
     def texts(self) -> list[str]:
@@ -60,13 +67,36 @@ def error(status: str, message: str = "no", **headers: object) -> Behaviour:
     return http(json.dumps({"error": {"message": message}}), status, **headers)
 
 
-def says(text: object, finish: str = "stop") -> Behaviour:
-    """A chat completion with this text, or with the JSON of a value that is not a text."""
-    return http(json.dumps(completion(text if isinstance(text, str) else json.dumps(text), finish)))
+def says(text: object, finish: str = "stop", **more: object) -> Behaviour:
+    """A chat completion with this text, or with the JSON of another value; `more` fields of its message."""
+    written = text if text is None or isinstance(text, str) else json.dumps(text)
+    return http(json.dumps(completion(written, finish, **more)))
 
 
-def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
+def knowing(*forms: str, switches: bool = True, message: str = "", status: str = "400 Bad Request") -> Behaviour:
+    """A server that knows only some forms of telling the answer's form, and perhaps no switch for thoughts.
+
+    Args:
+        forms: those that it knows; it refuses others.
+        switches: whether it takes `chat_template_kwargs`.
+        message: with which it refuses; one that names the field, if left out.
+        status: with which it refuses.
+    """
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if "chat_template_kwargs" in request.body and not switches:
+            said = message or "chat_template is not supported for Mistral tokenizers."
+            await error(status, said)(request, writer)
+        elif request.form not in forms:
+            await error(status, message or f"response_format '{request.form}' is not supported")(request, writer)
+        else:
+            await fine(request, writer)
+
+    return behave
+
+
+def completion(text: str | None, finish: str = "stop", **more: object) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, **more}
     return {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": message, "finish_reason": finish}],

@@ -67,8 +67,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         shown = asked["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
         schema = asked["response_format"]["json_schema"]["schema"]
         assert shown and schema["properties"] == {"ready": {"type": "boolean"}}
-        content = fake.get("answers", '{"ready":true}')
-        body = {"choices": [{"message": {"role": "assistant", "content": content}}]}
+        if fake.get("no_templates") and "chat_template_kwargs" in asked:
+            return self.reply(400, b'{"error": {"message": "chat_template is not supported for Mistral tokenizers."}}')
+        content, field = fake.get("answers", '{"ready":true}'), fake.get("field", "content")
+        body = {"choices": [{"message": {"role": "assistant", "content": None, field: content}}]}
         self.reply(fake.get("status", 200), json.dumps(body).encode())
 
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from alref_edge.mllm.answers import MOST_CHARACTERS, check, read_answer
+from alref_edge.mllm.answers import (
+    EMPTY,
+    ENDLESS,
+    MOST_CHARACTERS,
+    NO_JSON,
+    OTHER_FORM,
+    TOO_LONG,
+    UnusableError,
+    check,
+    read_answer,
+    without_thoughts,
+)
 
 BOX = {"type": "integer", "minimum": 0, "maximum": 3}
 TEXT = {"type": "string", "maxLength": 20}
@@ -38,7 +50,7 @@ TEXT_OF_GOOD = json.dumps(GOOD)
         json.dumps(GOOD, indent=4),
     ],
 )
-def test_the_first_complete_object_is_taken_whatever_stands_around_it(text: str) -> None:
+def test_a_complete_object_is_taken_whatever_stands_around_it(text: str) -> None:
     assert read_answer(text, SCHEMA) == GOOD
 
 
@@ -64,7 +76,8 @@ def with_(**parts: object) -> str:
         ('{"scene": "a", "boxes": ["b"], "choice": -Infinity}', "Infinity, which is no JSON"),
         (f'{{"scene": "a", "boxes": ["b"], "choice": {"9" * 6000}}}', "too many digits"),
         ('{"scene": "a", "boxes": ["b"], "choice": 1e999}', '"choice" is not of the type integer'),
-        (with_(choice=2.0), '"choice" is not of the type integer'),
+        (with_(choice=2.5), '"choice" is not of the type integer'),
+        (with_(choice="2.0"), '"choice" is not of the type integer'),
         (with_(choice="2"), '"choice" is not of the type integer'),
         (with_(choice=True), '"choice" is not of the type integer'),
         (with_(choice=None), '"choice" is not of the type integer'),
@@ -108,3 +121,92 @@ def test_limits_are_inclusive() -> None:
 
 def test_without_a_type_anything_goes() -> None:
     check({"a": [1, None]}, {}, "it")
+
+
+DRAFT = with_(scene="a draft", choice=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>perhaps {DRAFT}? No.</think>{TEXT_OF_GOOD}",
+        f'<think>{{"choice": 1}}?</think>{TEXT_OF_GOOD}',
+        f"perhaps {DRAFT}? No.</think>\n\n{TEXT_OF_GOOD}",  # the template opened the thoughts
+        f'<think>{{ maybe, he said "so </think>```json\n{TEXT_OF_GOOD}\n``` Done.',
+        f"<think>\n\n</think>\n\n{TEXT_OF_GOOD} as asked {{or not}}.",
+        f"<THINKING>{DRAFT}</THINKING><answer>{TEXT_OF_GOOD}</answer>",
+        f"<seed:think>{DRAFT}</seed:think>{TEXT_OF_GOOD}",
+        f"[THINK]{DRAFT}[/THINK]{TEXT_OF_GOOD}",
+        f"◁think▷{DRAFT}◁/think▷{TEXT_OF_GOOD}",
+        f"<|START_THINKING|>{DRAFT}<|END_THINKING|>{TEXT_OF_GOOD}",
+        f"<|channel>thought\n{DRAFT}<channel|>{TEXT_OF_GOOD}",
+        "<|channel|>analysis<|message|>I see."
+        f"{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{TEXT_OF_GOOD}<|return|>",
+        f"analysisWe need {DRAFT}assistantfinal{TEXT_OF_GOOD}",
+        f"Here is my thought process: {DRAFT} Here is my response: {TEXT_OF_GOOD}",
+        f"{DRAFT} No, on second thought: {TEXT_OF_GOOD}",
+        f'{{"choice": 1}} {TEXT_OF_GOOD} {{"choice": 3}} {{}}',
+        f"{TEXT_OF_GOOD} {with_(choice=9)}",
+        f"{TEXT_OF_GOOD}<think>was that right? {DRAFT}",
+        "{" * (MOST_CHARACTERS - len(TEXT_OF_GOOD)) + TEXT_OF_GOOD,
+        '{"a":' * 10_000 + TEXT_OF_GOOD,
+        TEXT_OF_GOOD + "{" * (MOST_CHARACTERS - len(TEXT_OF_GOOD)),
+        TEXT_OF_GOOD.replace("2}", "2.0}"),
+        TEXT_OF_GOOD.replace("2}", "2e0}"),
+        TEXT_OF_GOOD.replace("2}", "0.2e1 }"),
+    ],
+)
+def test_the_last_object_of_the_schema_counts_and_none_among_thoughts(text: str) -> None:
+    answer = read_answer(text, SCHEMA)
+    assert answer == GOOD
+    assert isinstance(answer["choice"], int)
+
+
+def test_marks_of_thoughts_inside_of_an_object_are_words() -> None:
+    answer = {**GOOD, "scene": "</think> <think>"}
+    assert read_answer(json.dumps(answer), SCHEMA) == answer
+    assert read_answer(f"<think>{DRAFT}</think>{json.dumps(answer)}", SCHEMA) == answer
+
+
+def test_an_object_inside_of_another_is_a_part_of_it() -> None:
+    schema = {"type": "object", "properties": {"choice": BOX}, "required": ["choice"]}
+    assert read_answer('{"choice": 1, "more": {"choice": 2}}', schema)["choice"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", EMPTY),
+        ("I cannot help with that.", NO_JSON),
+        (f"<think>{DRAFT}", ENDLESS),
+        (f"<think>so {TEXT_OF_GOOD} it is", ENDLESS),
+        (f"<|channel|>analysis<|message|>{DRAFT}", ENDLESS),
+        (f"<think>{TEXT_OF_GOOD}</think>\n", EMPTY),
+        (f"<think>{TEXT_OF_GOOD}</think>That is all.", NO_JSON),
+        (f"<think>{TEXT_OF_GOOD}</think>{with_(choice=9)}", OTHER_FORM),
+        ('{"choice": NaN}', OTHER_FORM),
+        ("x" * (MOST_CHARACTERS + 1), TOO_LONG),
+    ],
+)
+def test_why_an_answer_is_unusable_is_said_for_a_person_too(text: str, reason: str) -> None:
+    with pytest.raises(UnusableError) as caught:
+        read_answer(text, SCHEMA)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "piece", ["{", '{"', '{"a":', '{"k":[0,0,', "{}", '\\"{"', "<think>", "</think>", '{"a":NaN,', "["]
+)
+def test_hostile_answers_take_no_longer_than_long_ones(piece: str) -> None:
+    hostile = piece * (90_000 // len(piece))
+    began = time.process_time()
+    for text in (hostile, TEXT_OF_GOOD + hostile, hostile + TEXT_OF_GOOD):
+        with suppress(UnusableError):
+            read_answer(text, SCHEMA)
+    assert time.process_time() - began < 4
+
+
+def test_thoughts_are_left_out_of_what_is_quoted() -> None:
+    assert without_thoughts("<think>no, {}</think> The second. ") == "The second."
+    assert without_thoughts("<think>endless") == ""
+    assert without_thoughts('{"a": "</think>"}') == '{"a": "</think>"}'

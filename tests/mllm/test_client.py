@@ -8,6 +8,7 @@ import email.utils
 import gzip
 import json
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ from tests.mllm.fake_server import (
     error,
     fine,
     http,
+    knowing,
     least,
     never,
     raw,
@@ -95,6 +97,15 @@ USABLE: dict[str, tuple[list[Behaviour], int, int]] = {
     "no JSON": ([says("The second frame.")], 1, 0),
     "half of the JSON": ([says('{"reason": "it mo')], 1, 0),
     "cut off": ([says('{"reason": "it mo', finish="length")], 1, 0),
+    "a draft among thoughts": ([says(f"<think>{json.dumps({**GOOD, 'choice': 3})}?</think>{json.dumps(GOOD)}")], 0, 0),
+    "thoughts without an end": ([says(f"<think>{json.dumps(GOOD)}, or not")], 1, 0),
+    "a fragment, then the answer": ([says('{"choice": 1} no: ' + json.dumps(GOOD))], 0, 0),
+    "an integral number": ([says({**GOOD, "choice": 2.0})], 0, 0),
+    "another number": ([says({**GOOD, "choice": 2.5})], 1, 0),
+    "in the reasoning field": ([says(None, reasoning_content=json.dumps(GOOD))], 0, 0),
+    "in the other reasoning field": ([says("\n", reasoning=json.dumps(GOOD) + "\n")], 0, 0),
+    "a draft in the reasoning field": ([says(None, reasoning=f"Perhaps {json.dumps(GOOD)}? No.")], 1, 0),
+    "thoughts of another type": ([says(None, reasoning=7, reasoning_content=["x"])], 1, 0),
     "whole, then cut off": ([says(json.dumps(GOOD) + "\n" * 99, finish="length")], 0, 0),
     "another schema": ([says({"frame": 2})], 1, 0),
     "a number as text": ([says({**GOOD, "choice": "2"})], 1, 0),
@@ -139,29 +150,43 @@ def test_what_passes_is_asked_again(name: str) -> None:
         reply = llm.ask(question())
         assert (reply.usable, reply.problem, reply.cached) == (True, None, False)
         assert (reply.repaired, reply.retries) == (repairs == 1, retries)
-        assert reply.answer == json.loads(reply.text[reply.text.index("{") : reply.text.rindex("}") + 1])["choice"]
+        assert reply.answer == json.loads(reply.text[reply.text.rindex("{") : reply.text.rindex("}") + 1])["choice"]
         assert len(server.requests) == 1 + repairs + retries == llm.counters.requests
         assert (llm.counters.repaired, llm.counters.retries, llm.counters.unusable) == (repairs, retries, 0)
 
 
-UNUSABLE: dict[str, tuple[Behaviour, str]] = {
-    "no JSON": (says("I cannot say."), "no complete JSON object"),
-    "out of range": (says({**GOOD, "choice": 6}), "at most 5, not 6"),
-    "out of range, by parse": (says({**GOOD, "choice": 5}), "frame 5 is not one of those"),
-    "cut off": (says('{"reason": "it mo', finish="length"), "cut off"),
-    "empty": (says(""), "empty"),
-    "no choices": (http('{"choices": []}'), "empty"),
-    "10 MB": (says("x" * (10 << 20)), "over 1048576 bytes"),
+UNUSABLE: dict[str, tuple[Behaviour, str, str]] = {
+    # name: what the server does; what the LLM is told; what the user is told
+    "no JSON": (says("I cannot say."), "no complete JSON object", "no JSON in the answer"),
+    "out of range": (says({**GOOD, "choice": 6}), "at most 5, not 6", "JSON that is not as asked"),
+    "out of range, by parse": (says({**GOOD, "choice": 5}), "frame 5 is not one of those", "JSON that is not as asked"),
+    "cut off": (
+        says('{"reason": "it mo', finish="length"),
+        "cut off",
+        "1024 tokens .finish_reason: length.*max-tokens",
+    ),
+    "cut off in thoughts": (
+        says(f"<think>{json.dumps(GOOD)} or", finish="length"),
+        "cut off",
+        "1024 tokens .finish_reason: length.*--llm-max-tokens",
+    ),
+    "cut off in a field of thoughts": (says(None, finish="length", reasoning="It may"), "cut off", "--llm-max-tokens"),
+    "only thoughts": (says(f"<think>{json.dumps(GOOD)}"), "thoughts have no end", "thoughts without an end"),
+    "only a field of thoughts": (says(None, reasoning_content="It may be 2."), "empty", "in the reasoning field"),
+    "empty": (says(""), "empty", "an empty answer$"),
+    "no choices": (http('{"choices": []}'), "empty", "an empty answer$"),
+    "10 MB": (says("x" * (10 << 20)), "over 1048576 bytes", "far too long"),
 }
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_what_stays_unusable_is_counted_and_never_raised(name: str, tmp_path: Path) -> None:
-    behaviour, problem = UNUSABLE[name]
+    behaviour, problem, reason = UNUSABLE[name]
     with FakeServer(then=behaviour) as server, client(server, cache_dir=tmp_path) as llm:
         reply = llm.ask(question())
         assert (reply.answer, reply.usable, reply.repaired) == (None, False, False)
         assert problem in str(reply.problem)
+        assert re.search(reason, str(reply.reason))
         assert len(server.requests) == 2
         assert (llm.counters.questions, llm.counters.unusable, llm.counters.repaired) == (1, 1, 0)
         llm.ask(question())  # not cached
@@ -177,6 +202,11 @@ ERRORS: dict[str, tuple[Behaviour, str]] = {
         error("400 Bad Request", "This model's maximum context length is 2048 tokens."),
         "cannot hold the question.*2048.*--context.*pixels",
     ),
+    "context, with a schema": (
+        error("400 Bad Request", "The schema and the prompt are longer than the context length of 2048."),
+        "cannot hold the question",
+    ),
+    "422 about the image": (error("422 Oh", "image_url: wrong base64"), "refuses the request.*base64"),
     "another 400": (error("400 Bad Request", "seed?\n\x1b[31m"), r"refuses the request.*status 400: seed\? \[31m"),
     "418 that says much": (error("418 Teapot", "x" * 100_000), r"status 418: x{300}\. To mend"),
     "201": (http(BODY, "201 Created"), "refuses the request"),
@@ -279,6 +309,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
             "type": "json_schema",
             "json_schema": {"name": "pivot_frame", "schema": SCHEMA, "strict": True},
         },
+        "chat_template_kwargs": {"enable_thinking": False, "thinking": False},
     }
     assert list(first.schema["properties"]) == ["reason", "choice"]
     image, text = message["content"]
@@ -363,20 +394,158 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_server_that_is_not_up_yet_is_waited_for() -> None:
+def test_where_nobody_listens_the_first_contact_is_an_error_at_once() -> None:
+    told: list[str] = []
+    for model in ("fake", None):
+        endpoint = Endpoint.at(f"http://127.0.0.1:{free_port()}/v1", KEY, model)
+        with MllmClient(endpoint, notice=told.append) as llm:
+            began = time.monotonic()
+            with pytest.raises(MllmError) as caught:
+                llm.ask(question())
+            assert time.monotonic() - began < 10  # of a patience of 120 s
+            assert llm.counters.retries == 0
+        assert "No server of an LLM is to be found at http://127.0.0.1:" in str(caught.value)
+        assert "see whether it runs (alref-edge mllm serve --model FOLDER)" in str(caught.value)
+    assert told == []
+
+
+def test_a_server_that_was_there_is_waited_for_and_that_is_said() -> None:
+    told: list[str] = []
     server = FakeServer(port=free_port())
-    with client(server) as llm, ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(llm.ask, question())
+    with client(server, notice=told.append) as llm, ThreadPoolExecutor(1) as threads:
+        with server:
+            llm.ask(question(0))
+        waiting = threads.submit(llm.ask, question(1))
         time.sleep(0.3)
         assert not waiting.done()
-        with server:
+        with FakeServer(port=server.port):
             assert waiting.result().retries > 1
+    (line,) = told  # not one of each try
+    assert line.startswith(f"a request to the LLM's server at {server.url} failed and is sent again: ")
 
 
-def test_a_server_that_is_not_there_is_an_error() -> None:
-    with client(FakeServer(port=free_port()), replace(FAST, patience_s=0.2)) as llm, pytest.raises(MllmError) as caught:
-        llm.ask(question())
-    assert "see whether it runs (alref-edge mllm serve --model FOLDER)" in str(caught.value)
+@pytest.mark.parametrize(
+    "trouble", [error("503 Service Unavailable", "busy\x1b[31m"), raw(b""), raw(b"SSH-2.0-OpenSSH_9.6\r\n")]
+)
+def test_what_is_sent_again_is_said(trouble: Behaviour) -> None:
+    told: list[str] = []
+    with FakeServer([trouble] * 3) as server, client(server, notice=told.append) as llm:
+        assert llm.ask(question()).retries == 3
+    (line,) = told
+    assert "is sent again" in line
+    assert line.isprintable()
+
+
+MANNERS: dict[str, tuple[Behaviour, list[tuple[str, bool]]]] = {
+    # name: the server; form and switch of each request for two questions
+    "objects": (knowing("json_object", "none"), [("json_schema", True), ("json_object", True), ("json_object", True)]),
+    "no form": (
+        knowing("none"),
+        [("json_schema", True), ("json_object", True), ("none", True), ("none", True)],
+    ),
+    "422": (
+        knowing("none", status="422 Unprocessable Entity"),
+        [("json_schema", True), ("json_object", True), ("none", True), ("none", True)],
+    ),
+    "500": (
+        knowing("json_object", status="500 Internal Server Error"),
+        [("json_schema", True), ("json_object", True), ("json_object", True)],
+    ),
+    "no switch": (
+        knowing("json_schema", switches=False),
+        [("json_schema", True), ("json_schema", False), ("json_schema", False)],
+    ),
+    "no switch, unnamed": (
+        knowing("json_schema", switches=False, message="Extra inputs are not permitted"),
+        [("json_schema", True), ("json_schema", False), ("json_schema", False)],
+    ),
+    "neither, one refusal after the other": (
+        knowing("json_object", switches=False),
+        [("json_schema", True), ("json_schema", False), ("json_object", False), ("json_object", False)],
+    ),
+    "neither, unnamed": (
+        knowing("none", switches=False, message="Bad Request"),
+        [("json_schema", True), ("json_schema", False), ("json_object", False), ("none", False), ("none", False)],
+    ),
+    "no schema, unnamed": (
+        knowing("json_object", message="Unsupported parameter"),
+        [("json_schema", True), ("json_schema", False), ("json_object", False), ("json_object", False)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANNERS)
+def test_a_server_that_refuses_a_form_is_asked_in_another_from_then_on(name: str) -> None:
+    behaviour, expected = MANNERS[name]
+    told: list[str] = []
+    with FakeServer(then=behaviour) as server, client(server, notice=told.append) as llm:
+        for number in range(2):
+            assert llm.ask(question(number)).answer == 1
+        assert [(each.form, "chat_template_kwargs" in each.body) for each in server.requests] == expected
+        assert llm.form == expected[-1][0]
+    prompts = [request.texts[0] for request in server.requests]
+    assert [json.dumps(SCHEMA) in prompt for prompt in prompts] == [form != "json_schema" for form, _ in expected]
+    assert len(told) == 1
+    assert "is asked with less" in told[0]
+
+
+def test_many_at_once_find_the_form_out_once() -> None:
+    with FakeServer(then=knowing("none")) as server, client(server, replace(FAST, in_flight=8)) as llm:
+        assert all(each.result().usable for each in [llm.submit(question(number)) for number in range(40)])
+        assert sum(request.form == "json_object" for request in server.requests) == 1
+        assert len(server.requests) <= 81  # each question is refused once at most
+
+
+def test_without_a_schema_the_answer_is_held_against_it_all_the_same() -> None:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        known = request.form == "none"
+        await (says({**GOOD, "choice": 9}) if known else error("400 Bad Request", "json_schema?"))(request, writer)
+
+    with FakeServer(then=behave) as server, client(server) as llm:
+        assert "at most 5, not 9" in str(llm.ask(question()).problem)
+        assert [request.form for request in server.requests][-2:] == ["none", "none"]
+
+
+@pytest.mark.parametrize("other", [error("400 Bad Request", "no"), raw(b""), error("503 Service Unavailable")])
+def test_a_server_that_takes_no_form_at_all_gets_its_first_refusal_reported(other: Behaviour) -> None:
+    refusal = error("400 Bad Request", "response_format 'json_schema' is not supported")
+    with FakeServer([refusal], then=other) as server, client(server) as llm:
+        with pytest.raises(MllmError, match=r"refuses the request.*'json_schema' is not supported"):
+            llm.ask(question())
+        assert [each.form for each in server.requests][:2] == ["json_schema", "json_object"]
+
+
+def test_thinking_is_switched_on_by_a_setting_and_is_another_question(tmp_path: Path) -> None:
+    with FakeServer() as server:
+        for thinking in (False, True, True):
+            with client(server, replace(FAST, thinking=thinking), cache_dir=tmp_path) as llm:
+                llm.ask(question())
+    switches = [request.body["chat_template_kwargs"] for request in server.requests]
+    assert switches == [{"enable_thinking": on, "thinking": on} for on in (False, True)]
+
+
+def test_the_transcript_has_the_reasoning_field(tmp_path: Path) -> None:
+    script = [says(GOOD, reasoning_content="It moves."), says(GOOD, reasoning="So."), says(None, reasoning="Hm"), fine]
+    with FakeServer(script) as server, client(server, transcript=tmp_path) as llm:
+        for number in range(3):
+            llm.ask(question(number))
+    entries = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    thoughts = [[answer["reasoning"] for answer in entry["answers"]] for entry in entries]
+    assert thoughts == [["It moves."], ["So."], ["Hm", None]]
+
+
+def test_an_answer_out_of_the_reasoning_field_is_kept_in_the_cache(tmp_path: Path) -> None:
+    with FakeServer(then=says(None, reasoning_content=json.dumps(GOOD))) as server:
+        for _ in range(2):
+            with client(server, cache_dir=tmp_path) as llm:
+                assert llm.ask(question()).answer == 2
+        assert len(server.requests) == 1
+
+
+def test_thoughts_are_not_sent_back_with_a_wrong_answer() -> None:
+    with FakeServer([says("<think>It may be 2.</think>The second.")]) as server, client(server) as llm:
+        assert llm.ask(question()).repaired
+        assert server.requests[1].texts[1] == "The second."
 
 
 def test_retry_after_is_honoured() -> None:

@@ -173,6 +173,23 @@ def test_a_vllm_that_knows_no_socket_gets_a_port(tmp_path: Path) -> None:
 # That nothing of it is left
 
 
+@pytest.mark.parametrize(
+    "fake",
+    [
+        {"no_templates": True},
+        {"field": "reasoning_content"},
+        {"field": "reasoning"},
+        {"answers": '<think>{"ready": 1}</think>```{"ready": true}```'},
+    ],
+    ids=str,
+)
+def test_a_model_that_thinks_or_has_no_template_is_ready_too(
+    serve: Callable[..., MllmServer], fake: dict[str, Any]
+) -> None:
+    with serve(**fake) as server:
+        assert server.status() is None
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_stop_ends_it_with_all_its_children(serve: Callable[..., MllmServer], tmp_path: Path, deaf: bool) -> None:
     server = serve(ServerSettings(start_timeout_s=30, stop_grace_s=1), children=[False, True, True], deaf=deaf)

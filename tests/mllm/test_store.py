@@ -39,6 +39,7 @@ def test_the_key_holds_whatever_the_answer_depends_on() -> None:
         cache_key("other", QUESTION, max_tokens=100, seed=0),
         cache_key("tiny", QUESTION, max_tokens=101, seed=0),
         cache_key("tiny", QUESTION, max_tokens=100, seed=1),
+        cache_key("tiny", QUESTION, max_tokens=100, seed=0, thinking=True),
     ]
     changes = {
         "template": "pivot_box",

@@ -81,9 +81,11 @@ def run(
     *,
     mixed: bool = False,
     settings: RvosSettings = SETTINGS,
+    allow_unusable: bool = True,
 ) -> RvosResult:
     with FakeServer(then=answering(decide)) as server, client_of(server) as client:
-        selector = MllmSelector(client, QUESTIONER, GroundingSelector() if mixed else None)
+        otherwise = GroundingSelector() if mixed else None
+        selector = MllmSelector(client, QUESTIONER, otherwise, allow_unusable=allow_unusable)
         (result,) = pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector, settings=settings)
     return result
 
@@ -150,6 +152,138 @@ def test_without_a_choice_the_segment_is_dropped_or_grounding_decides(
     assert {name: pure.run.reasoning.get(name) for name in counts} == counts
     assert mixed.run.reasoning["by_grounding"] == 1
     assert "by_grounding" not in pure.run.reasoning
+
+
+NO_JSON = "no JSON in the answer"
+
+
+def test_unusable_answers_are_said_with_counts_and_the_commonest_reason(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Of two segments and three sentences: two get prose, one endless thoughts but for its first frame."""
+    made = scene(3, 71)
+    texts = [sentence_of(made), "the other", "the other one"]
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        nonlocal given
+        if "Sentence: the other" in request.texts[0]:
+            await says("I cannot help with that.")(request, writer)
+        elif given or "frame" not in request.schema["properties"]:
+            await says("<think>Hm")(request, writer)
+        else:
+            given = True
+            await answering(lambda *_: 1)(request, writer)
+
+    for otherwise in (None, GroundingSelector()):
+        given = False
+        with FakeServer(then=behave) as server, client_of(server) as client:
+            selector = MllmSelector(client, QUESTIONER, otherwise)
+            results = list(pipeline.rvos(SceneSource(made), texts, selector=selector, settings=SETTINGS))
+        asked = results[0].run.reasoning["questions"]
+        assert asked == 7
+        expected = f"the LLM gave no usable answer to 6 of 7 questions: {NO_JSON} (4 of them)"
+        for result in results:
+            assert expected in result.warnings
+        out = tmp_path / results[0].run.selector
+        with ResultFolder(out, overlay=False) as folder:
+            folder.write(results, SceneSource(made))
+        record = json.loads((out / "result.json").read_text())
+        assert record["warnings"].count(expected) == 1
+        counts = {"questions": 7, "unusable": 6, f"unusable: {NO_JSON}": 4}
+        assert counts.items() <= record["reasoning"].items()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (says("I cannot help with that."), NO_JSON),
+        (says(None), "an empty answer"),
+        (says("<think>so many thoughts", finish="length"), "cut off at its 1024 tokens.*--llm-max-tokens"),
+        (says({"frame": 1}), "JSON that is not as asked"),
+    ],
+)
+def test_where_no_answer_is_usable_the_llm_alone_is_an_error_before_anything_is_tracked(
+    pipeline: Pipeline, answer: Behaviour, reason: str
+) -> None:
+    made = scene(3)
+    stages: set[str] = set()
+    with FakeServer(then=answer) as server, client_of(server) as client:
+        found = pipeline.rvos(
+            SceneSource(made),
+            sentence_of(made),
+            selector=MllmSelector(client, QUESTIONER),
+            progress=lambda each: stages.add(each.stage),
+        )
+        with pytest.raises(MllmError, match=f"no usable answer to 1 of 1 questions.*{reason}.*--allow-unusable"):
+            next(found)
+        assert "track" not in stages
+        selector = MllmSelector(client, QUESTIONER, allow_unusable=True)
+        (result,) = pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector)
+    assert result.fell_back
+    assert sum(each.startswith("the LLM gave no usable answer to 1 of 1") for each in result.warnings) == 1
+
+
+def test_an_answer_that_the_repair_attempt_makes_usable_is_one(pipeline: Pipeline) -> None:
+    made = scene(3)
+    with FakeServer([says("no")], then=answering(lambda *_: 1)) as server, client_of(server) as client:
+        selector = MllmSelector(client, QUESTIONER)
+        (result,) = pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector, settings=SETTINGS)
+    assert result.run.reasoning["repaired"] == 1
+    assert result.warnings == ()
+
+
+def test_of_many_videos_one_without_an_answer_is_a_warning_and_all_are_an_error(pipeline: Pipeline) -> None:
+    jobs = [(SceneSource(scene(seed)), sentence_of(scene(seed))) for seed in range(3)]
+    silent = sentence_of(scene(1))
+    assert [text for _, text in jobs].count(silent) == 1
+    with FakeServer(then=answering(lambda _, line: None if silent in line else 1)) as server:
+        with client_of(server) as client:
+            found = list(pipeline.rvos_many(jobs, selector=MllmSelector(client, QUESTIONER), settings=SETTINGS))
+        said = [[text for text in results[0].warnings if "no usable answer" in text] for results in found]
+        assert [len(each) for each in said] == [0, 1, 0]
+    with FakeServer(then=says("no")) as server, client_of(server) as client:
+        finding = pipeline.rvos_many(jobs, selector=MllmSelector(client, QUESTIONER), settings=SETTINGS)
+        assert len([next(finding) for _ in jobs]) == 3  # few answers prove little: there may be better ones
+        with pytest.raises(MllmError, match="no usable answer to 3 of 3 questions"):
+            next(finding)
+        many = [(source, [f"{text} {number}" for number in range(10)]) for source, text in jobs]
+        finding = pipeline.rvos_many(many, selector=MllmSelector(client, QUESTIONER), settings=SETTINGS)
+        next(finding)
+        with pytest.raises(MllmError, match="no usable answer to 20 of 20 questions"):
+            next(finding)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 10])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_of_a_clip_without_a_segment_it_is_said_that_the_llm_was_not_asked(
+    pipeline: Pipeline, frames: int, mixed: bool, tmp_path: Path
+) -> None:
+    made = scene(3, frames)
+    result = run(pipeline, lambda *_: 1, made, mixed=mixed, allow_unusable=False)
+    assert any(text.startswith("the LLM was not asked") and "--ask-short" in text for text in result.warnings)
+    with ResultFolder(tmp_path / "out", overlay=False) as folder:
+        record = folder.write([result], SceneSource(made))
+    assert (record["selector"], record["reasoning"]["questions"]) == (result.run.selector, 0)
+    (grounded,) = pipeline.rvos(SceneSource(made), sentence_of(made), settings=SETTINGS)
+    assert not [text for text in grounded.warnings if "LLM" in text]
+
+
+@pytest.mark.parametrize(("frames", "shown"), [(1, (0,)), (2, (0, 1)), (3, (0, 1, 2)), (10, (0, 2, 4, 6, 8))])
+def test_a_short_clip_makes_a_segment_where_the_settings_say_so(
+    pipeline: Pipeline, frames: int, shown: tuple[int, ...]
+) -> None:
+    made = scene(3, frames)
+    settings = SETTINGS.changed({"ask_short": True})
+    asked: list[str] = []
+
+    def decide(kind: str, _: str) -> int:
+        asked.append(kind)
+        return len(shown) if kind == "frame" else 1
+
+    result = run(pipeline, decide, made, settings=settings)
+    assert result.decisions == {0: Decision(shown[-1], 0)}
+    assert asked == (["frame", "box"] if frames > 1 else ["box"])  # of one frame there is nothing to choose
+    assert result.run.reasoning["questions"] == len(asked)
+    assert not [text for text in result.warnings if "LLM" in text]
+    assert not result.fell_back
 
 
 def test_a_frame_without_boxes_has_no_second_question(pipeline: Pipeline) -> None:
@@ -317,13 +451,19 @@ def sounding(pipeline: Pipeline) -> tuple[Scene, np.ndarray, str]:
 
 
 def sounds(
-    pipeline: Pipeline, case: tuple[Scene, np.ndarray, str], decide: Callable[[str, str], Any], mixed: bool = False
+    pipeline: Pipeline,
+    case: tuple[Scene, np.ndarray, str],
+    decide: Callable[[str, str], Any],
+    mixed: bool = False,
+    allow_unusable: bool = True,
 ) -> tuple[Any, list[Request]]:
     made, wave, _ = case
     settings = pipeline.avs_settings().changed({"silence_db": None, "box_threshold": 0.05})
     with FakeServer(then=answering(decide)) as server, client_of(server) as client:
         otherwise = pipeline.sound_selector(settings) if mixed else None
-        selector = MllmSoundSelector(client, QUESTIONER, settings.categories, settings.max_categories, otherwise)
+        selector = MllmSoundSelector(
+            client, QUESTIONER, settings.categories, settings.max_categories, otherwise, allow_unusable=allow_unusable
+        )
         return pipeline.avs(SceneSource(made), wave, selector=selector, settings=settings), server.requests
 
 
@@ -372,6 +512,18 @@ def test_without_a_choice_nothing_sounds_or_grounding_decides(
     expected = pivot_of(15, found, int(found.scores_n.argmax()))
     assert expected is not None
     np.testing.assert_array_equal(best[0].pivots[0].box_xyxy, expected.box_xyxy)
+
+
+def test_unusable_answers_about_sounds_are_said_or_an_error(
+    pipeline: Pipeline, sounding: tuple[Scene, np.ndarray, str]
+) -> None:
+    with pytest.raises(MllmError, match=f"no usable answer to 1 of 1 questions. Got: {NO_JSON}"):
+        sounds(pipeline, sounding, lambda *_: None, allow_unusable=False)
+    mixed, _ = sounds(pipeline, sounding, lambda *_: None, mixed=True, allow_unusable=False)
+    assert any(text.startswith("the LLM gave no usable answer to ") for text in mixed.warnings)
+    choose = {"objects": [{"category": sounding[2], "frame": 2}]}
+    half, _ = sounds(pipeline, sounding, lambda kind, _: choose.get(kind), allow_unusable=False)
+    assert f"the LLM gave no usable answer to 1 of 2 questions: {NO_JSON}" in half.warnings
 
 
 def test_windows_are_asked_about_at_once(pipeline: Pipeline) -> None:

@@ -51,6 +51,20 @@ def test_windows_are_those_of_the_official_code(frames: int, sampled: list[tuple
     assert [frame for window in found for frame in window.frames] == list(range(frames))
 
 
+@pytest.mark.parametrize("frames", range(1, 11))
+def test_a_short_clip_is_one_window_of_what_there_is(frames: int) -> None:
+    (window,) = windows(frames, RvosSettings(ask_short=True))
+    assert window.is_segment
+    assert window.frames == range(frames)
+    assert min(frames, 3) <= len(window.sampled) <= 5
+    assert window.sampled[0] == 0
+
+
+@pytest.mark.parametrize("frames", [0, 11, 51, 60, 120])
+def test_longer_clips_are_cut_as_ever(frames: int) -> None:
+    assert list(windows(frames, RvosSettings(ask_short=True))) == list(windows(frames, RvosSettings()))
+
+
 def test_the_best_box_of_all_sampled_frames_is_the_pivot() -> None:
     ground = ScriptedGrounder({0: [0.3], 10: [0.9, 0.8], 20: [0.5], 30: [], 40: [0.6]})
     assert GroundingSelector().select(segment(0, 10, 20, 30, 40), "a dog", ground) == Decision(10, 0)
