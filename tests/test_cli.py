@@ -6,12 +6,15 @@ import fcntl
 import io
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +276,7 @@ def test_a_run_to_a_name_that_another_writes_is_refused_at_once(tmp_path: Path, 
         done = alref(*arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: Another run is writing to {tmp_path / 'data'}.")
-        assert "give another --out" in done.stderr
+        assert "give another output folder" in done.stderr
         assert done.stderr.count("\n") == 1
     assert first.poll() is None
     first.kill()
@@ -383,6 +386,97 @@ def test_a_bundle_is_verified(nano_bundle: Path, tmp_path: Path) -> None:
     done = alref("bundle", "verify", copy)
     assert done.returncode == 4
     assert "altered" in done.stderr
+
+
+ATTACK = "\x1b]0;title\x07\x1b[2J\x1b[32mall is well\x1b[0m\r\x08\x7f\x9b31m\u2028\u202eforged"
+CONTROLS = {*map(chr, [*range(0x20), *range(0x7F, 0xA0)]), "\u2028", "\u2029", "\u202e"} - {"\n"}
+
+
+def on_a_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """What a command prints on a terminal, without our own colours and progress, and without carriage returns."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    printed = bytearray()
+    with suppress(OSError):  # EIO: the other side has ended
+        while more := os.read(ours, 1 << 16):
+            printed += more
+    os.close(ours)
+    text = re.sub(r"\r\x1b\[K(\w+ +\[[#.]*\] \d+/\d+ [^\r]*)?", "", printed.decode().replace("\r\n", "\n"))
+    return process.wait(timeout=60), re.sub(r"\x1b\[(3[13]|0)m(?=(error|warning|interrupted):|\n)", "", text)
+
+
+def _bad_bundle(place: Path, nano_bundle: Path) -> list[str]:
+    shutil.copytree(nano_bundle, place / "bundle")
+    (place / "bundle" / ATTACK).touch()
+    return ["run", "clip.mp4", "--text", "a ball", "--bundle", "bundle"]
+
+
+def _bad_frame(place: Path, nano_bundle: Path) -> list[str]:
+    (place / "frames").mkdir()
+    (place / "frames" / f"1{ATTACK}.png").write_bytes(bytes(99))
+    return ["run", "frames", "--text", "a ball"]
+
+
+def _bad_pivots(place: Path, nano_bundle: Path) -> list[str]:
+    (place / "p.json").write_text(json.dumps({"schema": ATTACK}))
+    return ["run", "clip.mp4", "--text", "a ball", "--selector", "replay", "--pivots", "p.json"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (_bad_bundle, 4),
+        (_bad_frame, 3),
+        (_bad_pivots, 2),
+        (lambda place, bundle: ["run", ATTACK, "--text", "x"], 3),
+        (lambda place, bundle: ["run", "clip.mp4", "--text", "x", "--masks", ATTACK], 2),
+        (lambda place, bundle: ["doctor", "--bundle", ATTACK], 1),
+        (lambda place, bundle: ["doctor", "--bundle", ATTACK + "\nok       bundle: whole"], 1),
+        (lambda place, bundle: [f"run{ATTACK}"], 2),
+        (lambda place, bundle: ["run", "clip.mp4", f"--{ATTACK}"], 2),
+        (lambda place, bundle: ["run", "clip.mp4", "--threads", ATTACK], 2),
+        (lambda place, bundle: ["eval", "synthetic", "--seeds", ATTACK], 2),
+        (lambda place, bundle: ["agree", "--reference", ATTACK, "--ours", "."], 2),
+        (lambda place, bundle: ["mllm", "serve", "--model", ATTACK], 2),
+    ],
+)
+def test_nothing_foreign_steers_a_terminal(
+    tmp_path: Path, clip: Path, nano_bundle: Path, prepare: Callable[[Path, Path], list[str]], code: int
+) -> None:
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    got, printed = on_a_terminal(*prepare(tmp_path, nano_bundle), cwd=tmp_path)
+    assert not CONTROLS.intersection(printed), printed
+    assert "\nok       bundle" not in printed
+    assert got == code, printed
+
+
+def test_a_sentence_can_forge_no_line(tmp_path: Path, clip: Path) -> None:
+    forged = "a ball\nthe circle: pivots frame 0 (0.99); masks masks/01-forged"
+    arguments = ("run", str(clip), "--text", forged, "--text", f"a {ATTACK} wall", "--out", "out", "--masks", "none")
+    code, printed = on_a_terminal(*arguments, "--no-overlay", cwd=tmp_path)
+    assert code == 0, printed
+    assert not CONTROLS.intersection(printed)
+    summary = [line for line in printed.splitlines() if not line.startswith(("using", "warning"))]
+    assert len(summary) == 3
+    assert summary[0].startswith("a ball\\nthe circle: pivots frame 0 (0.99)")
+    assert "\\x1b]0;title\\x07\\x1b[2J" in summary[1]
+    code, printed = on_a_terminal(*arguments, "--no-overlay", "--overwrite", "--json", "--quiet", cwd=tmp_path)
+    assert not CONTROLS.intersection(printed)
+    record = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert [entry["text"] for entry in record["sentences"]] == [forged, f"a {ATTACK} wall"]
+
+
+def test_quiet_is_without_notices_but_not_without_warnings(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / ".out.partial-0a0a0a0a").mkdir()
+    arguments = ("run", clip, "--text", "a ball", "--out", "out", "--masks", "none", "--no-overlay")
+    loud = alref(*arguments, cwd=tmp_path).stderr.splitlines()
+    quiet = alref(*arguments, "--overwrite", "--quiet", cwd=tmp_path).stderr.splitlines()
+    assert [line for line in loud if line.startswith("warning: ")] == quiet
+    assert len(loud) == len(quiet) + 1
 
 
 class Terminal(io.StringIO):

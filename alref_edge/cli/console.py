@@ -56,25 +56,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _EVERY_S = 0.1
 _WIDTH = 24
 _LINE_S, _LATEST_S = 10.0, 60.0
-# How a mend that names an argument of the Python API in `backquotes` is said to who types commands.
+# A mend names an argument of the Python API in `backquotes`; this is what it is called here.
 _AS_OPTION = {
-    "path": "--out",
-    "spill_dir": "--out",
-    "overwrite=True": "--overwrite",
     "sentences": "--text",
-    "sound": "--audio FILE",
-    "fps": "--fps",
+    "sound": "--audio FILE.wav",
     "categories": "--categories FILE",
-    "precision": "--precision",
-    "device": "--device",
-    "allow_fallback=True": "--allow-fallback",
-    "seed": "--seed",
+    "spill_dir": "--out",
     "Limits(bytes=...)": "--limit-bytes",
     "Limits(pixels=...)": "--limit-pixels",
     "Limits(frames=...)": "--limit-frames",
     "Limits(duration_s=...)": "--limit-seconds",
     "AudioLimits(bytes=...)": "--limit-bytes",
     "AudioLimits(duration_s=...)": "--limit-seconds",
+    "AudioLimits(rate=...)": "AudioLimits(rate=...) from Python",
+    "AudioLimits(channels=...)": "AudioLimits(channels=...) from Python",
 }
 
 

@@ -181,6 +181,11 @@ def run(
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
     elif ask_short:
         raise InputError("--ask-short is an option of --text.", mend="leave it out: the LLM hears of every clip.")
+    if audio is None and not sentences:
+        raise InputError(
+            "There is nothing to look for: no sentences, and no sound.",
+            mend='give at least one sentence with --text "...", or --audio.',
+        )
     name = Path(os.path.abspath(video)).stem if clip is None else clip
     if record is not None:
         open_record(record, name)

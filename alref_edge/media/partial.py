@@ -59,7 +59,7 @@ def _new_file(partial: Path) -> int:
     _files[partial] = -1
     try:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except BaseException:
+    except (OSError, ValueError):
         del _files[partial]
         raise
     _files[partial] = os.dup(descriptor)
@@ -132,15 +132,15 @@ class PartialFolder:
         self.folder = path.with_name(f".{_stem(path)}.partial-{secrets.token_hex(4)}")
         self._made: list[Path] = []  # parents, outermost first
         self._aside: Path | None = None
-        self._claim: _Claim | None = None
+        self._claim = _Claim(path)
         _folders.add(self)
         try:
             for parent in reversed(path.parents):
                 with suppress(FileExistsError):
                     if not parent.exists():
-                        parent.mkdir()
                         self._made.append(parent)
-            self._claim = _Claim(path)
+                        parent.mkdir()
+            self._claim.take()
             self.folder.mkdir(mode=0o700)
         except BaseException:
             self.close()
@@ -155,34 +155,40 @@ class PartialFolder:
             OSError: the system refuses, or something has the name that is not to be replaced, other than an empty
                 folder.
         """
-        path = self.path
-        kept = path.with_name(f".{_stem(path)}.replaced-{secrets.token_hex(4)}")
         try:
             self.folder.chmod(0o777 & ~_umask())
             if replace:
-                kept.mkdir(mode=0o700)
-                path.rename(kept / "old")
-            self.folder.rename(path)
+                self._aside = self.path.with_name(f".{_stem(self.path)}.replaced-{secrets.token_hex(4)}")
+                self._aside.mkdir(mode=0o700)
+                self.path.rename(self._aside / "old")
+            self.folder.rename(self.path)
         finally:
-            if replace and self.folder.exists():
-                with suppress(OSError):
-                    # Stays aside if something else has the name now.
-                    (kept / "old").rename(path)
-                with suppress(OSError):
-                    kept.rmdir()
-            elif replace:
-                # From here on it is one more thing to be removed, by this process or as a leftover.
-                self._aside = kept
-                with suppress(OSError):
-                    self._aside = kept.rename(kept.with_name(kept.name.replace(".replaced-", ".partial-")))
+            self._settle()
+
+    def _settle(self) -> None:
+        """What was moved aside goes back if the folder was not published, and is removed if it was."""
+        aside = self._aside
+        if aside is None:
+            return
+        if self.folder.exists():
+            with suppress(OSError):
+                # Stays aside if something else has the name now.
+                (aside / "old").rename(self.path)
+            with suppress(OSError):
+                aside.rmdir()
+        else:
+            # Under a name that says that nothing in it is needed, should this process be killed.
+            unneeded = aside.with_name(aside.name.replace(".replaced-", ".partial-"))
+            with suppress(OSError):
+                aside.rename(unneeded)
+            shutil.rmtree(unneeded, ignore_errors=True)
 
     def close(self) -> None:
         """Removes what was not published, and lets others have the name; closing twice does nothing."""
-        for folder in (self.folder, self._aside):
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        if self._claim is not None:
-            self._claim.release()
+        self._settle()
+        self._aside = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._claim.release()
         remove_empty(self._made)
         _folders.discard(self)
 
@@ -191,36 +197,46 @@ class _Claim:
     """The right of one process to a name: a lock on a hidden file beside it.
 
     Attributes:
-        sure: whether the file system has locks.
-
-    Raises:
-        InputError: another process has it.
-        OSError: the file cannot be made.
+        sure: whether the file system has locks; known when it is taken.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.with_name(f".{_stem(path)}.partial-lock")
+        self.sure = False
+        self._path, self._file = path, path.with_name(f".{_stem(path)}.partial-lock")
+        self._descriptor, self._asked = -1, False
+
+    def take(self) -> None:
+        """Raises InputError if another process has it, OSError if the file cannot be made."""
+        self._asked = True
         while True:
             self._descriptor = _opened(self._file)
             state = _lock(self._descriptor)
             if state is False:
-                os.close(self._descriptor)
+                self._close()
+                self._asked = False
                 raise InputError(
-                    f"Another run is writing to {path}.", expected="a name of its own for each run",
-                    mend="wait until it has ended, or give another `path`.",
+                    f"Another run is writing to {self._path}.", expected="a name of its own for each run",
+                    mend="wait until it has ended, or give another output folder.",
                 )  # fmt: skip
             if _is(self._file, self._descriptor):
                 self.sure = state is True
                 return
-            os.close(self._descriptor)  # removed meanwhile by the one who had it
+            self._close()  # removed meanwhile by the one who had it
 
     def release(self) -> None:
         """Gives it up; twice does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+        with suppress(InputError, OSError):
+            if self._asked and self._descriptor < 0:
+                self.take()  # a signal came when the file was there, but not yet known to be
+        if self._descriptor >= 0:
             with suppress(OSError):
                 self._file.unlink()
-            os.close(descriptor)
+            self._close()
+        self._asked = False
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 def _opened(file: Path) -> int:
@@ -279,8 +295,9 @@ def leftovers(path: str | os.PathLike[str], *, remove: bool = False) -> list[Pat
     folders = [name for name in names if re.fullmatch(rf"\.{stem}\.(partial|replaced)-{_TOKEN}", name)]
     if not folders:
         return found
+    claim = _Claim(path)
     try:
-        claim = _Claim(path)
+        claim.take()
     except (InputError, OSError):
         return found
     try:
@@ -331,13 +348,18 @@ def unwound_by_signals() -> Iterator[None]:
         if over:
             return
         came.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise _end_of(number)
 
     usual = (signal.SIG_DFL, signal.default_int_handler)
     numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) in usual]
     before = {number: signal.signal(number, unwind) for number in numbers}
     try:
         yield
+    except Exception as error:
+        if came:
+            # Native modules that are being loaded make other errors of what a signal raises.
+            raise _end_of(came[0]) from error
+        raise
     finally:
         over = True
         if came:
@@ -347,6 +369,10 @@ def unwound_by_signals() -> Iterator[None]:
                 discard(partial)
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if came else handler)
+
+
+def _end_of(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
