@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from alref_edge.bundle import Bundle
 from alref_edge.cli.console import one_line
 from alref_edge.errors import AlrefError, InputError
-from alref_edge.media.partial import unwound_by_signals
+from alref_edge.media.partial import PartialFolder, unwound_by_signals
 from export.bundle import ComponentSpec, add_to_bundle, read_defaults
 from export.precision import PRECISIONS
 
@@ -87,8 +88,8 @@ def _export(arguments: argparse.Namespace, folder: Path) -> ComponentSpec:
 
 def _exported(arguments: argparse.Namespace) -> tuple[Bundle, ComponentSpec]:
     arguments.bundle.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=arguments.bundle.parent) as folder:
-        component = _export(arguments, Path(folder))
+    with closing(PartialFolder(Path(os.path.realpath(arguments.bundle)))) as beside:
+        component = _export(arguments, beside.folder)
         defaults = None if arguments.defaults is None else read_defaults(arguments.defaults)
         return add_to_bundle(arguments.bundle, component, notes=arguments.notes, defaults=defaults), component
 

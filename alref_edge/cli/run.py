@@ -268,7 +268,7 @@ def run(
     for warning in written["warnings"]:
         if warning not in pipeline.warnings:
             warn(warning)
-    for note in written["notes"]:
+    for note in () if quiet else written["notes"]:
         say(f"note: {note}")
     _print_run(written, folder.path, as_json)
     if record is not None:

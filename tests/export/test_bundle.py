@@ -54,10 +54,14 @@ def test_an_export_that_is_interrupted_leaves_nothing(tmp_path: Path, number: si
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("deep/.export-*")) and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not list(tmp_path.glob("deep/.bundle.partial-????????"))
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
-    assert not list(tmp_path.glob("deep/.export-*"))
+    assert list(tmp_path.glob("deep/.*")) == []
