@@ -231,8 +231,7 @@ def say(text: str, colour: str | None = None) -> None:
 
 def echo(*lines: str) -> None:
     """Lines on stdout."""
-    for line in lines:
-        typer.echo(printable(line, sys.stdout))
+    typer.echo("\n".join(printable(line, sys.stdout) for line in lines))
 
 
 def one_line(text: str) -> str:
