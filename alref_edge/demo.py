@@ -53,13 +53,13 @@ class Demo:
     sound: Mapping[str, Any] | None
     truth: dict[str, Any]
 
-    def to_text(self) -> str:
+    def lines(self) -> list[str]:
         """Lines for a person: the scores of each sentence, their means, and what sounds in each second."""
         rows = [(f"{entry['text']} ({entry['kind']})", entry) for entry in self.truth["sentences"]]
         rows.append(("mean", self.truth["mean"]))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  J {row['j']:.3f}  F {row['f']:.3f}  J&F {row['j_and_f']:.3f}" for name, row in rows]
-        return "\n".join([*lines, "", *self._heard()])
+        return [*lines, "", *self._heard()]
 
     def _heard(self) -> list[str]:
         heard = self.truth["sound"]

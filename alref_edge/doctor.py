@@ -66,7 +66,7 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
         }
 
-    def to_text(self) -> str:
+    def lines(self) -> list[str]:
         """The report for a person."""
         lines = [f"{name} {version}" for name, version in self.versions.items()]
         for finding in self.findings:
@@ -74,8 +74,7 @@ class Report:
             lines.append(f"{finding.state:<8} {name}" + (f": {finding.detail}" if finding.detail else ""))
             if finding.mend:
                 lines.append(f"         {finding.mend}")
-        lines.append("videos can be run" if self.can_run else "videos cannot be run yet")
-        return "\n".join(lines)
+        return [*lines, "videos can be run" if self.can_run else "videos cannot be run yet"]
 
 
 def examine(bundle: Path | None = None) -> Report:

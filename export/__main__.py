@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import tempfile
+from contextlib import closing
 from pathlib import Path
 
+from alref_edge.bundle import Bundle
+from alref_edge.cli.console import one_line
 from alref_edge.errors import AlrefError, InputError
+from alref_edge.media.partial import PartialFolder, unwound_by_signals
 from export.bundle import ComponentSpec, add_to_bundle, read_defaults
 from export.precision import PRECISIONS
 
@@ -82,18 +86,26 @@ def _export(arguments: argparse.Namespace, folder: Path) -> ComponentSpec:
     return export_grounding_dino(arguments.variant, folder, folder=arguments.folder, vocab=arguments.vocab, **weights)
 
 
+def _exported(arguments: argparse.Namespace) -> tuple[Bundle, ComponentSpec]:
+    arguments.bundle.mkdir(parents=True, exist_ok=True)
+    with closing(PartialFolder(Path(os.path.realpath(arguments.bundle)))) as beside:
+        component = _export(arguments, beside.folder)
+        defaults = None if arguments.defaults is None else read_defaults(arguments.defaults)
+        return add_to_bundle(arguments.bundle, component, notes=arguments.notes, defaults=defaults), component
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0 when the bundle was written and verified."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.bundle.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=arguments.bundle.parent) as folder:
-            component = _export(arguments, Path(folder))
-            defaults = None if arguments.defaults is None else read_defaults(arguments.defaults)
-            bundle = add_to_bundle(arguments.bundle, component, notes=arguments.notes, defaults=defaults)
+        with unwound_by_signals():
+            bundle, component = _exported(arguments)
     except AlrefError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     size = sum(entry.size for path, entry in bundle.manifest.files.items() if path.startswith(component.name + "/"))
     state = "trained" if bundle.manifest.trained else "UNTRAINED"
     precisions = ", ".join(component.precisions)

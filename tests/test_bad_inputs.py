@@ -144,13 +144,13 @@ CASES: dict[str, Case] = {
     ),
     "mixed sizes": Case(MediaError, ("another size", "scale the frames"), mixed_sizes, "frames"),
     "damaged frame": Case(MediaError, ("00010.png", "again"), damaged_frame, "frames"),
-    "too many bytes": Case(MediaError, ("bytes", "raise the limit"), extra=["--limit-bytes", "100"]),
-    "too many pixels": Case(MediaError, ("pixels", "raise the limit"), extra=["--limit-pixels", "1000"]),
-    "too many frames": Case(MediaError, ("frames", "raise the limit"), extra=["--limit-frames", "5"]),
-    "too long": Case(MediaError, ("duration", "raise the limit"), extra=["--limit-seconds", "0.1"]),
+    "too many bytes": Case(MediaError, ("bytes", "raise the limit: --limit-bytes"), extra=["--limit-bytes", "100"]),
+    "too many pixels": Case(MediaError, ("pixels", "the limit: --limit-pixels"), extra=["--limit-pixels", "1000"]),
+    "too many frames": Case(MediaError, ("frames", "raise the limit: --limit-frames"), extra=["--limit-frames", "5"]),
+    "too long": Case(MediaError, ("duration", "raise the limit: --limit-seconds"), extra=["--limit-seconds", "0.1"]),
     "a limit of nothing": Case(InputError, ("limit", "above 0"), extra=["--limit-frames", "0"]),
     # The sentences.
-    "no sentence": Case(InputError, ("sentences", "--text"), text=()),
+    "no sentence": Case(InputError, ("sentences", "--text", "or --audio"), text=()),
     "empty sentence": Case(InputError, ("empty", "say in words"), text=("a red ball", "  ")),
     "only periods": Case(InputError, ("empty", "say in words"), text=(" . . ? ",)),
     "too many words": Case(InputError, ("too long", "shorten it"), text=("a red ball " * 120,)),
@@ -212,9 +212,25 @@ CASES: dict[str, Case] = {
     "a graph that is none": Case(
         EngineError, ("backbone.onnx", "export"), bundle=relisted("grounding_dino/backbone.onnx", b"not a graph")
     ),
+    "a precision that there is not": Case(
+        InputError, ("float32 or float16", "the bundle has: float32"), extra=["--precision", "float8"]
+    ),
     # The device.
     "unknown device": Case(ProviderError, ("no such device", "choose"), extra=["--device", "npu"]),
     "no CUDA": Case(ProviderError, (CUDA, "--allow-fallback"), extra=["--device", "cuda"]),
+    # The sound.
+    "a picture for a sound": Case(
+        MediaError, ("a JPEG image", "give a sound"),
+        lambda place: Image.new("RGB", (64, 48)).save(place / "a.jpg") or ["--audio", "a.jpg"], text=(),
+    ),
+    "words for a sound": Case(
+        MediaError, ("Got: text", "give a sound"),
+        lambda place: writes("a.wav", b"just words " * 50)(place) or ["--audio", "a.wav"], text=(),
+    ),
+    "too long a sound": Case(
+        MediaError, ("limit", "--limit-seconds"),
+        lambda place: make_sound(place / "a.wav") and ["--audio", "a.wav", "--limit-seconds", "0.6"], text=(),
+    ),
     # Where the result goes.
     "output below a file": Case(InputError, ("cannot be written", "--out"), extra=["--out", "clip.mp4/out"]),
     "output is a file": Case(InputError, ("not a folder", "--out"), extra=["--out", "clip.mp4"]),
@@ -232,7 +248,7 @@ CASES: dict[str, Case] = {
     ),
     "pivots are no JSON": Case(InputError, ("not JSON", "write it as"), raw_pivots(b"\xff{")),
     "pivots of another schema": Case(InputError, ("schema", "write it as"), pivots_file(schema="other/1")),
-    "pivots of another sentence": Case(InputError, ("this sentence", "--text"), pivots_file(text="a blue cube")),
+    "pivots of another sentence": Case(InputError, ("this sentence", "in --text"), pivots_file(text="a blue cube")),
     "pivot beyond the video": Case(
         InputError, ("beyond the video", "made for this video"), pivots_file({"frame": 12, "box": BOX})
     ),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -166,24 +171,164 @@ def test_what_the_terminal_cannot_show_is_replaced() -> None:
     assert printable("caf\udce9 é", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "caf\ufffd é"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    clip = make_clip(tmp_path / "clip.mp4", frames=400)
-    work = tmp_path / "work"
-    work.mkdir()
-    command = [*COMMAND, "run", str(clip), "--text", "a ball", "--out", "deep/out", "--device", "cpu"]
+def started(*arguments: object, cwd: Path, waits_for: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A command that has begun to write: something is there by a pattern of names."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(work.glob("deep/.out.partial-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert list(work.glob("deep/.out.partial-*"))
+    command = [*prefix, *COMMAND, *map(str, arguments)]
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not list(cwd.glob(waits_for)) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    assert list(cwd.glob(waits_for)), process.communicate(timeout=60)
+    return process
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("long") / "clip.mp4", frames=400)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, long_clip: Path, number: signal.Signals, code: int, times: int
+) -> None:
+    process = started(
+        "run", long_clip, "--text", "a ball", "--out", "deep/out", "--device", "cpu",
+        cwd=tmp_path, waits_for="deep/.out.partial-????????",
+    )  # fmt: skip
     time.sleep(1)
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.01 * (times - 1))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    # A second signal may find the process at its very end.
+    assert process.returncode in ({code} if times == 1 else {code, -number})
     assert "Traceback" not in errors
-    assert list(work.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+SYNTH = ("synth", "data", "--seeds", "0:60", "--layout", "ref-youtube-vos")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "partial"),
+    [
+        (SYNTH, ".data.partial-????????/*"),
+        (("demo", "--device", "cpu"), ".alref-demo.partial-????????/clip.mp4"),
+        (("eval", "sound", "--seeds", "0:2", "--json", "scores.json"), ".scores.json.*.partial"),
+    ],
+    ids=["synth", "demo", "eval"],
+)
+def test_a_terminal_that_is_closed_leaves_nothing_of_any_command(
+    tmp_path: Path, arguments: tuple[str, ...], partial: str
+) -> None:
+    process = started(*arguments, cwd=tmp_path, waits_for=partial)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 129
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nohup_outlives_the_terminal(tmp_path: Path) -> None:
+    arguments = ("synth", "data", "--seeds", "0:6", "--layout", "ref-youtube-vos")
+    process = started(*arguments, cwd=tmp_path, waits_for=".data.partial-????????", prefix=("nohup",))
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "data").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "partial"),
+    [
+        (SYNTH, ".data.partial-????????/*"),
+        (("eval", "sound", "--seeds", "0:2", "--json", "data"), ".data.*.partial"),
+    ],
+    ids=["a folder", "a file"],
+)
+def test_what_a_killed_command_left_is_named_and_removed(
+    tmp_path: Path, arguments: tuple[str, ...], partial: str
+) -> None:
+    process = started(*arguments, cwd=tmp_path, waits_for=partial)
+    process.kill()
+    process.wait(timeout=60)
+    (left,) = {path if path.name.endswith("partial") else path.parent for path in tmp_path.glob(partial)}
+    # One whose process lives, of another name and of this one.
+    (tmp_path / ".data2.partial-0a0a0a0a").mkdir()
+    alive = tmp_path / ".data.0b0b0b0b.partial"
+    with alive.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        short = ("synth", "data", "--seeds", "0:1")
+        done = alref(*short, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"warning: a run that was killed left {left}: the same command with --clean removes it." in done.stderr
+        assert done.stderr.count("warning:") == 1
+        assert left.exists()
+        done = alref(*short, "--overwrite", "--clean", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, ".data2.partial-0a0a0a0a", "data"]
+
+
+def test_a_run_to_a_name_that_another_writes_is_refused_at_once(tmp_path: Path, clip: Path) -> None:
+    first = started(*SYNTH, cwd=tmp_path, waits_for=".data.partial-????????/*")
+    for arguments in (("run", clip, "--text", "a ball", "--out", "data"), ("synth", "data", "--clean")):
+        done = alref(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: Another run is writing to {tmp_path / 'data'}.")
+        assert "give another output folder" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert first.poll() is None
+    first.kill()
+    first.wait(timeout=60)
+    done = alref("synth", "data", "--seeds", "0:1", "--clean", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def shell(line: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command by bash, with whatever `line` does to its streams."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["bash", "-c", f'set -o pipefail; "$@" {line}', "bash", *COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">&-", 9, "it is closed"),
+        (">/dev/full", 9, "No space left on device"),
+        ("<&- >&- 2>&-", 9, ""),
+        ("| true", 9, ""),
+    ],
+)
+def test_a_result_stands_whatever_becomes_of_what_is_printed(
+    tmp_path: Path, clip: Path, line: str, code: int, said: str
+) -> None:
+    done = shell(line, "run", clip, "--text", "a ball", "--text", "a wall", "--out", "out", cwd=tmp_path)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert ("error:" in done.stderr) == bool(said)
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    for entry in record["sentences"]:
+        assert len(list((tmp_path / "out" / entry["masks"]["folder"]).iterdir())) == 12
+    assert open_video(tmp_path / "out" / "overlay.mp4").frame_count() == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("doctor",), 9), (("--help",), 9), (("--version",), 9), (("run", "--help"), 9), (("doctor", "--json"), 9),
+     (("runn",), 2), (("run", "nothing.mp4", "--text", "x"), 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("line", [">&-", ">/dev/full 2>/dev/full", ">&- 2>&-"])
+def test_no_stream_brings_a_traceback(tmp_path: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
+    done = shell(line, *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_an_error_is_one_line_and_a_traceback_only_on_demand(tmp_path: Path) -> None:
@@ -243,12 +388,104 @@ def test_a_bundle_is_verified(nano_bundle: Path, tmp_path: Path) -> None:
     assert "altered" in done.stderr
 
 
+ATTACK = "\x1b]0;title\x07\x1b[2J\x1b[32mall is well\x1b[0m\r\x08\x7f\x9b31m\u2028\u202eforged"
+CONTROLS = {*map(chr, [*range(0x20), *range(0x7F, 0xA0)]), "\u2028", "\u2029", "\u202e"} - {"\n"}
+
+
+def on_a_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """What a command prints on a terminal, without our own colours and progress, and without carriage returns."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    printed = bytearray()
+    with suppress(OSError):  # EIO: the other side has ended
+        while more := os.read(ours, 1 << 16):
+            printed += more
+    os.close(ours)
+    text = re.sub(r"\r\x1b\[K(\w+ +\[[#.]*\] \d+/\d+ [^\r]*)?", "", printed.decode().replace("\r\n", "\n"))
+    return process.wait(timeout=60), re.sub(r"\x1b\[(3[13]|0)m(?=(error|warning|interrupted):|\n)", "", text)
+
+
+def _bad_bundle(place: Path, nano_bundle: Path) -> list[str]:
+    shutil.copytree(nano_bundle, place / "bundle")
+    (place / "bundle" / ATTACK).touch()
+    return ["run", "clip.mp4", "--text", "a ball", "--bundle", "bundle"]
+
+
+def _bad_frame(place: Path, nano_bundle: Path) -> list[str]:
+    (place / "frames").mkdir()
+    (place / "frames" / f"1{ATTACK}.png").write_bytes(bytes(99))
+    return ["run", "frames", "--text", "a ball"]
+
+
+def _bad_pivots(place: Path, nano_bundle: Path) -> list[str]:
+    (place / "p.json").write_text(json.dumps({"schema": ATTACK}))
+    return ["run", "clip.mp4", "--text", "a ball", "--selector", "replay", "--pivots", "p.json"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (_bad_bundle, 4),
+        (_bad_frame, 3),
+        (_bad_pivots, 2),
+        (lambda place, bundle: ["run", ATTACK, "--text", "x"], 3),
+        (lambda place, bundle: ["run", "clip.mp4", "--text", "x", "--masks", ATTACK], 2),
+        (lambda place, bundle: ["doctor", "--bundle", ATTACK], 1),
+        (lambda place, bundle: ["doctor", "--bundle", ATTACK + "\nok       bundle: whole"], 1),
+        (lambda place, bundle: [f"run{ATTACK}"], 2),
+        (lambda place, bundle: ["run", "clip.mp4", f"--{ATTACK}"], 2),
+        (lambda place, bundle: ["run", "clip.mp4", "--threads", ATTACK], 2),
+        (lambda place, bundle: ["eval", "synthetic", "--seeds", ATTACK], 2),
+        (lambda place, bundle: ["agree", "--reference", ATTACK, "--ours", "."], 2),
+        (lambda place, bundle: ["mllm", "serve", "--model", ATTACK], 2),
+    ],
+)
+def test_nothing_foreign_steers_a_terminal(
+    tmp_path: Path, clip: Path, nano_bundle: Path, prepare: Callable[[Path, Path], list[str]], code: int
+) -> None:
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    got, printed = on_a_terminal(*prepare(tmp_path, nano_bundle), cwd=tmp_path)
+    assert not CONTROLS.intersection(printed), printed
+    assert "\nok       bundle" not in printed
+    assert got == code, printed
+
+
+def test_a_sentence_can_forge_no_line(tmp_path: Path, clip: Path) -> None:
+    forged = "a ball\nthe circle: pivots frame 0 (0.99); masks masks/01-forged"
+    arguments = ("run", str(clip), "--text", forged, "--text", f"a {ATTACK} wall", "--out", "out", "--masks", "none")
+    code, printed = on_a_terminal(*arguments, "--no-overlay", cwd=tmp_path)
+    assert code == 0, printed
+    assert not CONTROLS.intersection(printed)
+    summary = [line for line in printed.splitlines() if not line.startswith(("using", "warning"))]
+    assert len(summary) == 3
+    assert summary[0].startswith("a ball\\nthe circle: pivots frame 0 (0.99)")
+    assert "\\x1b]0;title\\x07\\x1b[2J" in summary[1]
+    code, printed = on_a_terminal(*arguments, "--no-overlay", "--overwrite", "--json", "--quiet", cwd=tmp_path)
+    assert not CONTROLS.intersection(printed)
+    record = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert [entry["text"] for entry in record["sentences"]] == [forged, f"a {ATTACK} wall"]
+
+
+def test_quiet_is_without_notices_but_not_without_warnings(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / ".out.partial-0a0a0a0a").mkdir()
+    arguments = ("run", clip, "--text", "a ball", "--out", "out", "--masks", "none", "--no-overlay")
+    loud = alref(*arguments, cwd=tmp_path).stderr.splitlines()
+    quiet = alref(*arguments, "--overwrite", "--quiet", cwd=tmp_path).stderr.splitlines()
+    assert [line for line in loud if line.startswith("warning: ")] == quiet
+    assert len(loud) == len(quiet) + 1
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-def test_progress_is_shown_on_a_terminal_only() -> None:
+def test_progress_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     screen = Terminal()
     with progress_line(screen) as progress:
         assert progress is not None
@@ -259,7 +496,7 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
     assert "5/5" in shown
     assert "frames/s" in shown
     assert shown.endswith("\r\x1b[K")
-    with progress_line(io.StringIO()) as nothing:
+    with progress_line(screen, quiet=True) as nothing:
         assert nothing is None
 
 
@@ -304,3 +541,34 @@ def test_warnings_and_errors_name_their_sentence(clip: Path, tmp_path: Path) -> 
     assert done.returncode == 2
     assert "tokens in 'heart heart" in done.stderr
     assert len(done.stderr.splitlines()[-1]) < 400
+
+
+@pytest.mark.parametrize(
+    ("seconds_a_frame", "frames"),
+    [(0.05, []), (0.5, range(20, 101, 20)), (3, range(10, 101, 10)), (25, [3, *range(6, 10, 3), 10])],
+)
+def test_progress_in_a_log_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, seconds_a_frame: float, frames: Sequence[int]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("alref_edge.cli.console.time.monotonic", lambda: now[0])
+    log = io.StringIO()
+    with progress_line(log) as progress:
+        assert progress is not None
+        for done in range(1, 11 if seconds_a_frame > 10 else 101):
+            now[0] += seconds_a_frame
+            progress(Progress("forward", done, 100))
+    assert log.getvalue().splitlines() == [f"forward {frame}/100" for frame in frames]
+
+
+def test_progress_counts_each_stage_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("alref_edge.cli.console.time.monotonic", lambda: now[0])
+    log = Terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    with progress_line(log) as progress:
+        assert progress is not None
+        for stage, frame in (("pivots", 4), ("forward", 0), ("forward", 1), ("backward", 3)):
+            now[0] += 11
+            progress(Progress(stage, frame, 10))
+    assert log.getvalue().splitlines() == ["pivots 4/10", "forward 1/10", "backward 3/10"]

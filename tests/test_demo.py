@@ -124,7 +124,7 @@ def test_a_bundle_that_cannot_hear_leaves_out_the_sound(nano_bundle: Path, tmp_p
     with Pipeline.from_bundle(deaf, "cpu") as pipeline:
         shown = run_demo(pipeline, out, 3)
     assert sorted(path.name for path in out.iterdir()) == [name for name in FILES if name != "sound"]
-    assert shown.to_text().endswith("the bundle has no networks that hear, so what sounds is left out")
+    assert shown.lines()[-1] == "the bundle has no networks that hear, so what sounds is left out"
     assert shown.truth["sound"] is None
     assert shown.to_json()["sound_record"] is None
     assert "What sounds" not in (out / "report.html").read_text(encoding="utf-8")

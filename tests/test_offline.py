@@ -361,5 +361,5 @@ def test_the_doctor_says_optional_where_a_thing_is() -> None:
     from alref_edge.doctor import Finding, Report
 
     report = Report((Finding("tensorrt", "missing", "not installed"), Finding("numpy", "ok", "2")), True)
-    assert "missing  tensorrt (optional): not installed" in report.to_text()
-    assert "ok       numpy: 2" in report.to_text()
+    assert "missing  tensorrt (optional): not installed" in report.lines()
+    assert "ok       numpy: 2" in report.lines()

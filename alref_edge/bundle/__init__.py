@@ -12,7 +12,7 @@ from alref_edge.bundle.configs import AnyConfig
 from alref_edge.bundle.files import GraphFile, OpenFile
 from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, MOST_BYTES, PRECISIONS, Manifest
 from alref_edge.bundle.verify import verify
-from alref_edge.errors import BundleError
+from alref_edge.errors import BundleError, InputError
 
 __all__ = ["Bundle", "Component", "default_bundle", "shipped"]
 
@@ -176,8 +176,16 @@ class Bundle:
         """One network of the bundle.
 
         Raises:
+            InputError: there is no such precision.
             BundleError: the bundle has no such component, or not in that precision.
         """
+        if precision not in PRECISIONS:
+            raise InputError(
+                "There is no such precision.",
+                expected=" or ".join(PRECISIONS),
+                got=precision,
+                mend=f"choose one that the bundle has: {' or '.join(self.precisions)}.",
+            )
         if name not in self.manifest.components:
             raise BundleError(
                 f"The bundle {self.manifest.name!r} has no component {name!r}.",

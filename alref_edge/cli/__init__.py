@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from alref_edge.cli import agree, demo, doctor, evaluate, mllm, run, synth
-from alref_edge.cli.console import EPILOG, echo
+from alref_edge.cli.console import EPILOG, Program, echo, streams_that_hold
 
 app = typer.Typer(
     name="alref-edge",
+    cls=Program,
     help="Segment, in a video, what a sentence refers to. Offline, without PyTorch.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -45,4 +46,5 @@ for _module in (demo, run, mllm, evaluate, agree, synth, doctor):
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with streams_that_hold():
+        app()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import EPILOG, Debug, echo, guarded
+from alref_edge.cli.console import EPILOG, Clean, Debug, echo, guarded, look_for_leftovers
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +23,7 @@ def agree(
         str | None, typer.Option(help="s4, ms3, avss, v2_binary or rvos; all that both hold, if left out.")
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    clean: Clean = False,
     debug: Debug = False,
 ) -> None:
     """Compare the decisions of two folders: categories, pivot frames, boxes.
@@ -33,9 +34,11 @@ def agree(
     from alref_edge.evaluation.agreement import compare_folders, to_json
     from alref_edge.media.partial import written_beside
 
+    if json is not None:
+        look_for_leftovers(json, clean)
     found = compare_folders(reference, ours, setting)
     for each in found:
-        echo(each.to_text())
+        echo(*each.to_text().splitlines())
     if json is not None:
         import json as encoder
 

@@ -1,20 +1,26 @@
-"""What every command shares: lines for a person, JSON, progress, and how a mistake ends a program."""
+"""What every command shares: lines for a person, JSON, progress, and how a mistake ends a program.
+
+Whatever is printed goes through here: text that comes from elsewhere (sentences, names, logs) can neither steer the
+terminal nor begin a line, and a stream that is closed, full or no longer read stops no command.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import wraps
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from alref_edge.errors import AlrefError, InputError
 
@@ -27,7 +33,8 @@ T = TypeVar("T")
 
 EPILOG = (
     "Exit codes: 0 done, 1 or 2 a request that makes no sense, 3 the video, 4 the bundle, 5 a graph, 6 an execution "
-    "provider, 7 the LLM's server, 8 memory, disk or time, 130 interrupted. Nothing half-written is left behind."
+    "provider, 7 the LLM's server, 8 memory, disk or time, 9 done, but stdout did not take all that was printed, 129, "
+    "130 or 143 interrupted. Nothing half-written is left behind; --clean removes what a killed run left."
 )
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -37,9 +44,33 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="Of the graphs: float32, or float16 where the bundle has it.")]
 AllowFallback = Annotated[bool, typer.Option("--allow-fallback", help="Take the CPU where the device does not work.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads for one operator; 0: the backend's choice.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notices; warnings and errors all the same.")]
+Clean = Annotated[bool, typer.Option("--clean", help="Remove what killed runs left beside the output.")]
 
+_UNPRINTED = 9
+# Click's own, or the copy of it that Typer brings.
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+# What moves the cursor, begins a line, hides or turns around what follows: C0, DEL, C1, separators, bidi controls.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _EVERY_S = 0.1
 _WIDTH = 24
+_LINE_S, _LATEST_S = 10.0, 60.0
+# A mend names an argument of the Python API in `backquotes`; this is what it is called here.
+_AS_OPTION = {
+    "sentences": "--text",
+    "sound": "--audio FILE.wav",
+    "categories": "--categories FILE",
+    "spill_dir": "--out",
+    "Limits(bytes=...)": "--limit-bytes",
+    "Limits(pixels=...)": "--limit-pixels",
+    "Limits(frames=...)": "--limit-frames",
+    "Limits(duration_s=...)": "--limit-seconds",
+    "AudioLimits(bytes=...)": "--limit-bytes",
+    "AudioLimits(duration_s=...)": "--limit-seconds",
+    "AudioLimits(rate=...)": "AudioLimits(rate=...) from Python",
+    "AudioLimits(channels=...)": "AudioLimits(channels=...) from Python",
+}
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
@@ -47,19 +78,128 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from alref_edge.media.partial import unwound_by_signals
+
         try:
-            with _ended_by_sigterm():
+            with unwound_by_signals():
                 return command(*args, **kwargs)
         except AlrefError as error:
             if kwargs.get("debug"):
                 raise
-            say(f"error: {error}", colour=typer.colors.RED)
+            say(f"error: {in_options(error)}", colour=typer.colors.RED)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            say("interrupted: nothing was written.", colour=typer.colors.YELLOW)
+            say("interrupted: nothing half-written is left.", colour=typer.colors.YELLOW)
             raise typer.Exit(130) from error
 
     return run
+
+
+def in_options(error: AlrefError) -> str:
+    """What an error says, with the options of the command line in place of Python's arguments."""
+    told = copy(error)
+    told.mend = error.mend and re.sub("`([^`]+)`", lambda found: _AS_OPTION.get(found[1], found[0]), error.mend)
+    return str(told)
+
+
+class Program(TyperGroup):
+    """The whole command line, whose own complaints quote what was typed on one line."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """See click."""
+        with _quoting():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click."""
+        with _quoting():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _quoting() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        error.message = one_line(error.message)  # type: ignore[attr-defined]
+        raise
+
+
+class _Outlet(io.RawIOBase):
+    """A standard stream that takes everything: what cannot be written is lost.
+
+    Attributes:
+        lost: why something was; None as long as nothing was.
+    """
+
+    def __init__(self, descriptor: int, closed: bool) -> None:
+        self._descriptor, self._closed = descriptor, closed
+        self.lost: OSError | None = None
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The stream's descriptor."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return not self._closed and os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        """All of it, or what can be."""
+        if self._closed:
+            self.lost = OSError(errno.EBADF, "it is closed")
+        try:
+            return len(data) if self.lost else os.write(self._descriptor, data)
+        except OSError as error:
+            self.lost = error
+            return len(data)
+
+
+@contextmanager
+def streams_that_hold() -> Iterator[None]:
+    """Inside, nothing fails because stdout or stderr is closed, full, or read by nobody any more.
+
+    A program that ends well though something for stdout was lost exits with 9; of stderr only lines for a person are
+    lost. Descriptors 0 to 2 that are closed are opened on /dev/null: a file that is written must not be one of them.
+    """
+    closed = [number for number in (0, 1, 2) if not _is_open(number)]
+    for number in closed:
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+        assert _is_open(number)
+    out = _Outlet(1, 1 in closed)
+    before = sys.stdout, sys.stderr
+    sys.stdout = _text_stream(out, sys.stdout, "strict")
+    sys.stderr = _text_stream(_Outlet(2, 2 in closed), sys.stderr, "backslashreplace")
+    try:
+        yield
+    except SystemExit as end:
+        sys.stdout.flush()
+        if end.code or out.lost is None:
+            raise
+        if out.lost.errno != errno.EPIPE:
+            say(f"error: stdout did not take all that was printed: {out.lost.strerror}. Files are as they should be.")
+        raise SystemExit(_UNPRINTED) from None
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _text_stream(outlet: _Outlet, like: TextIO | None, errors: str) -> TextIO:
+    encoding, errors = (like.encoding, like.errors or errors) if like is not None else ("utf-8", errors)
+    return io.TextIOWrapper(io.BufferedWriter(outlet), encoding, errors, line_buffering=True)
 
 
 def read_lines(file: Path, one: str, many: str) -> list[str]:
@@ -84,43 +224,38 @@ def read_lines(file: Path, one: str, many: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM unwinds the program like an error, so that partial output is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 def say(text: str, colour: str | None = None) -> None:
     """A line for a person, on stderr."""
     typer.secho(printable(" ".join(text.split()), sys.stderr), err=True, fg=colour)
 
 
-def echo(text: str) -> None:
-    """A line on stdout."""
-    typer.echo(printable(text, sys.stdout))
+def echo(*lines: str) -> None:
+    """Lines on stdout."""
+    typer.echo("\n".join(printable(line, sys.stdout) for line in lines))
+
+
+def one_line(text: str) -> str:
+    """The text without a control character, each of which is shown as Python writes it, such as \\x1b or \\n."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def printable(text: str, stream: TextIO) -> str:
-    """The text as far as the stream's encoding has it; bytes of a file name that are no UTF-8 become U+FFFD."""
+    """The text on one line, as far as the stream's encoding has it; what is no UTF-8 of a file name becomes U+FFFD."""
+    return _encodable(one_line(text), stream)
+
+
+def _encodable(text: str, stream: TextIO) -> str:
     encoding = stream.encoding or "utf-8"
-    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode(encoding, "replace").decode(encoding)
+    return _SURROGATE.sub("\ufffd", text).encode(encoding, "replace").decode(encoding)
 
 
 def print_json(values: dict[str, Any]) -> None:
+    """JSON on stdout; control characters are escaped as JSON does it."""
     import json
 
-    echo(json.dumps(values, indent=1, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
+    text = json.dumps(values, indent=1, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8")
+    lines = (_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n"))
+    typer.echo(_encodable("\n".join(lines), sys.stdout))
 
 
 def warn(text: str) -> None:
@@ -128,9 +263,20 @@ def warn(text: str) -> None:
     say(f"warning: {text}", colour=typer.colors.YELLOW)
 
 
-def announce(pipeline: Pipeline) -> None:
+def look_for_leftovers(path: Path, clean: bool) -> None:
+    """Say what killed runs left beside an output, or remove it."""
+    from alref_edge.media.partial import leftovers
+
+    for left in leftovers(path, remove=clean):
+        if not clean:
+            warn(f"a run that was killed left {left}: the same command with --clean removes it.")
+        elif os.path.lexists(left):
+            warn(f"{left} stays: look what a run that was killed left in it, and remove it yourself.")
+
+
+def announce(pipeline: Pipeline, quiet: bool = False) -> None:
     """What a person should know of a pipeline before it works, on stderr."""
-    if pipeline.notice is not None:
+    if pipeline.notice is not None and not quiet:
         say(pipeline.notice)
     for warning in pipeline.warnings:
         warn(warning)
@@ -185,14 +331,42 @@ class _ProgressLine:
             self._stream.flush()
 
 
+class _ProgressLog:
+    """Lines for a log, at least ten seconds apart: one for each tenth of a stage, or after a minute.
+
+    Args:
+        stream: anything but a terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stage = ""
+        self._tenth = 0
+        self._told = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != self._stage:
+            self._stage, self._tenth = progress.stage, 0
+        tenth = 10 * progress.done // max(1, progress.total)
+        passed = time.monotonic() - self._told
+        if passed < _LINE_S or (tenth == self._tenth and passed < _LATEST_S):
+            return
+        self._tenth, self._told = tenth, time.monotonic()
+        self._stream.write(f"{progress.stage} {progress.done}/{progress.total}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """A log keeps its lines."""
+
+
 @contextmanager
-def progress_line(stream: TextIO | None = None) -> Iterator[ProgressCallback | None]:
-    """What shows progress while the block runs; None where stderr is no terminal."""
+def progress_line(stream: TextIO | None = None, *, quiet: bool = False) -> Iterator[ProgressCallback | None]:
+    """What shows progress on stderr while the block runs; None if it is to be quiet."""
     stream = stream or sys.stderr
-    if not stream.isatty():
+    if quiet:
         yield None
         return
-    line = _ProgressLine(stream)
+    line = _ProgressLine(stream) if stream.isatty() and os.environ.get("TERM") != "dumb" else _ProgressLog(stream)
     try:
         yield line
     finally:

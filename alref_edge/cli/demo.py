@@ -12,13 +12,16 @@ from alref_edge.cli.console import (
     AllowFallback,
     AsJson,
     BundleOption,
+    Clean,
     Debug,
     Device,
     Precision,
+    Quiet,
     Threads,
     announce,
     echo,
     guarded,
+    look_for_leftovers,
     print_json,
     progress_line,
     warn,
@@ -39,6 +42,8 @@ def demo(
     precision: Precision = "float32",
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
+    clean: Clean = False,
+    quiet: Quiet = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     debug: Debug = False,
@@ -48,13 +53,14 @@ def demo(
     from alref_edge.pipeline import Pipeline
     from alref_edge.pipeline.output import OVERLAY
 
+    look_for_leftovers(out, clean)
     with (
         Pipeline.from_bundle(
             bundle, device, precision=precision, allow_fallback=allow_fallback, threads=threads
         ) as pipeline,
-        progress_line() as progress,
+        progress_line(quiet=quiet) as progress,
     ):
-        announce(pipeline)
+        announce(pipeline, quiet)
         shown = run_demo(pipeline, out, SEED if seed is None else seed, overwrite=overwrite, progress=progress)
     for warning in dict.fromkeys([*shown.record["warnings"], *(shown.sound or {"warnings": ()})["warnings"]]):
         if warning not in pipeline.warnings:
@@ -62,6 +68,4 @@ def demo(
     if as_json:
         print_json(shown.to_json())
         return
-    echo(shown.to_text())
-    echo("")
-    echo(f"open {out / REPORT}; the masks over the clip: {out / OVERLAY}; the clip: {out / CLIP}")
+    echo(*shown.lines(), "", f"open {out / REPORT}; the masks over the clip: {out / OVERLAY}; the clip: {out / CLIP}")

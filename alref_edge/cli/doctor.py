@@ -31,7 +31,7 @@ def doctor(
     if as_json:
         print_json(report.to_json())
     else:
-        echo(report.to_text())
+        echo(*report.lines())
     if not report.can_run:
         raise typer.Exit(1)
 

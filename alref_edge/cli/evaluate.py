@@ -14,13 +14,16 @@ from alref_edge.cli.console import (
     EPILOG,
     AllowFallback,
     BundleOption,
+    Clean,
     Debug,
     Device,
     Precision,
+    Quiet,
     Threads,
     announce,
     echo,
     guarded,
+    look_for_leftovers,
     progress_line,
     seed_range,
     warn,
@@ -89,6 +92,8 @@ def synthetic(
     size: Size = 256,
     frames: Annotated[int, typer.Option(max=10_000, help="Frames of a scene.")] = 40,
     json: Scores = None,
+    clean: Clean = False,
+    quiet: Quiet = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     debug: Debug = False,
@@ -133,7 +138,7 @@ def synthetic(
                 pipeline, detector, chosen, selectors, every=every, size=size, frames=frames, progress=progress
             )
 
-        _Engine(bundle, device, precision, allow_fallback, threads).report(
+        _Engine(bundle, device, precision, allow_fallback, threads, clean, quiet).report(
             measure, "grounding_dino", GroundingDino, seed_range(seeds), f"{frames} frames, {size}x{size}", json
         )
 
@@ -148,6 +153,8 @@ def sound(
     size: Size = 256,
     frames: Annotated[int, typer.Option(max=80, help="Frames of a scene, whole seconds of 8.")] = 40,
     json: Scores = None,
+    clean: Clean = False,
+    quiet: Quiet = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     debug: Debug = False,
@@ -163,7 +170,7 @@ def sound(
     def measure(pipeline: Pipeline, language: Any, chosen: range, progress: ProgressCallback | None) -> SoundEvaluation:
         return evaluate_sound(pipeline, language, chosen, size=size, frames=frames, progress=progress)
 
-    _Engine(bundle, device, precision, allow_fallback, threads).report(
+    _Engine(bundle, device, precision, allow_fallback, threads, clean, quiet).report(
         measure, "languagebind", LanguageBind, seed_range(seeds), f"{frames} frames, {size}x{size}", json
     )
 
@@ -177,6 +184,8 @@ class _Engine:
     precision: str
     allow_fallback: bool
     threads: int
+    clean: bool
+    quiet: bool
 
     def report(
         self,
@@ -193,6 +202,8 @@ class _Engine:
         from alref_edge.pipeline import Pipeline
         from alref_edge.runtime import SessionOptions
 
+        if json is not None:
+            look_for_leftovers(json, self.clean)
         options = SessionOptions(threads=self.threads, allow_fallback=self.allow_fallback)
         with (
             nullcontext() if json is None else written_beside(json) as file,
@@ -206,9 +217,9 @@ class _Engine:
             network.from_component(
                 pipeline.bundle.component(component, self.precision), self.device, options=options
             ) as alone,
-            progress_line() as progress,
+            progress_line(quiet=self.quiet) as progress,
         ):
-            announce(pipeline)
+            announce(pipeline, self.quiet)
             if seeds.stop > TRAINING_SEEDS:
                 warn(f"seeds from {TRAINING_SEEDS} on are those of training: these figures say little.")
             evaluation = measure(pipeline, alone, seeds, progress)
@@ -216,7 +227,7 @@ class _Engine:
             if file is not None:
                 file.write(_encoded(evaluation.to_json()))
         echo(f"bundle {name}, {self.precision}: {len(seeds)} scenes of {scenes}")
-        echo(evaluation.to_text())
+        echo(*evaluation.to_text().splitlines())
         for warning in evaluation.facts.get("warnings", ()):
             warn(warning)
         if json is not None:

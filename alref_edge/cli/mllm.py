@@ -91,9 +91,9 @@ def serve(
                     print_json({"url": endpoint.url, "model": endpoint.model, "pid": pid, "key_file": str(file)})
                 else:
                     echo(
-                        f"{endpoint.model} answers at {endpoint.url}\n"
-                        'alref-edge run VIDEO --text "..." --selector mllm   finds it by itself\n'
-                        f"Ctrl+C ends it. Its key is in {file}, which this user alone can read."
+                        f"{endpoint.model} answers at {endpoint.url}",
+                        'alref-edge run VIDEO --text "..." --selector mllm   finds it by itself',
+                        f"Ctrl+C ends it. Its key is in {file}, which this user alone can read.",
                     )
                 while server.wait(_POLL_S) is None:
                     pass

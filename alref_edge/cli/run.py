@@ -17,13 +17,16 @@ from alref_edge.cli.console import (
     AllowFallback,
     AsJson,
     BundleOption,
+    Clean,
     Debug,
     Device,
     Precision,
+    Quiet,
     Threads,
     announce,
     echo,
     guarded,
+    look_for_leftovers,
     print_json,
     progress_line,
     read_lines,
@@ -134,6 +137,8 @@ def run(
     report: Annotated[bool, typer.Option("--report", help="Also write report.html, one page that shows it.")] = False,
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
+    clean: Clean = False,
+    quiet: Quiet = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     fill_holes: Annotated[
@@ -176,6 +181,11 @@ def run(
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
     elif ask_short:
         raise InputError("--ask-short is an option of --text.", mend="leave it out: the LLM hears of every clip.")
+    if audio is None and not sentences:
+        raise InputError(
+            "There is nothing to look for: no sentences, and no sound.",
+            mend='give at least one sentence with --text "...", or --audio.',
+        )
     name = Path(os.path.abspath(video)).stem if clip is None else clip
     if record is not None:
         open_record(record, name)
@@ -211,9 +221,11 @@ def run(
     sound_caps = {name: cap for name, cap in caps.items() if cap is not None and name in ("bytes", "duration_s")}
     tracker = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots_in_attention}
     changes = {name: value for name, value in tracker.items() if value is not None}
+    out = out or Path(f"{Path(os.path.abspath(video)).stem}-alref")
+    look_for_leftovers(out, clean)
     with (
         ResultFolder(
-            out or Path(f"{Path(os.path.abspath(video)).stem}-alref"),
+            out,
             overwrite=overwrite,
             masks=masks,
             overlay=overlay,
@@ -224,9 +236,9 @@ def run(
         Pipeline.from_bundle(
             bundle, device, precision=precision, allow_fallback=allow_fallback, threads=threads
         ) as pipeline,
-        progress_line() as progress,
+        progress_line(quiet=quiet) as progress,
     ):
-        announce(pipeline)
+        announce(pipeline, quiet)
         results: Sequence[RvosResult] | AvsRun
         if audio is None:
             settings = pipeline.settings.changed({**changes, **({"ask_short": True} if ask_short else {})})
@@ -256,7 +268,7 @@ def run(
     for warning in written["warnings"]:
         if warning not in pipeline.warnings:
             warn(warning)
-    for note in written["notes"]:
+    for note in () if quiet else written["notes"]:
         say(f"note: {note}")
     _print_run(written, folder.path, as_json)
     if record is not None:

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import EPILOG, AsJson, Debug, echo, guarded, print_json, progress_line, seed_range
+from alref_edge.cli.console import (
+    EPILOG,
+    AsJson,
+    Clean,
+    Debug,
+    Quiet,
+    echo,
+    guarded,
+    look_for_leftovers,
+    print_json,
+    progress_line,
+    seed_range,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +44,8 @@ def synth(
     height: Annotated[int, typer.Option(help="Of the frames, in pixels.")] = 256,
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset of this command.")] = False,
+    clean: Clean = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write generated scenes, with sound, masks and sentences, in the layout of a public dataset."""
@@ -39,7 +53,8 @@ def synth(
     from alref_edge.pipeline.measure import Progress
 
     chosen = seed_range(seeds)
-    with progress_line() as line:
+    look_for_leftovers(out, clean)
+    with progress_line(quiet=quiet) as line:
         written = write_dataset(
             out,
             layout,

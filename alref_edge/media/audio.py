@@ -41,7 +41,7 @@ class AudioLimits:
                 f"{what} is over the limit `{name}`.",
                 expected=f"at most {most:,}",
                 got=f"{value:,.1f}" if isinstance(value, float) else f"{value:,}",
-                mend=f"cut or resample it, or raise the limit: AudioLimits({name}=...).",
+                mend=f"cut or resample it, or raise the limit: `AudioLimits({name}=...)`.",
             )
 
 

@@ -62,5 +62,5 @@ def _over(what: object, name: str, expected: str, got: str) -> MediaError:
         f"{what} is over the limit `{name}`.",
         expected=expected,
         got=got,
-        mend=f"cut or scale it down, or raise the limit: Limits({name}=...).",
+        mend=f"cut or scale it down, or raise the limit: `Limits({name}=...)`.",
     )

@@ -16,6 +16,7 @@ import av
 
 from alref_edge.errors import MediaError
 from alref_edge.media.containers import check_tables, declared_bytes
+from alref_edge.media.content import kind_of
 from alref_edge.media.files import empty, open_regular
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def open_container(
             raise MediaError(
                 f"{path} is not {medium.noun} that can be read.",
                 expected=medium.formats,
-                got=f"{type(error).__name__}: {reason(error)}",
-                mend=f"copy the file again, or re-encode it: {medium.mend}",
+                got=kind_of(file) or f"{type(error).__name__}: {reason(error)}",
+                mend=f"give {medium.noun}; copy the file again if it was one, or re-encode it: {medium.mend}",
             ) from error
         with container:
             yield container

@@ -16,7 +16,7 @@ import numpy as np
 from alref_edge.errors import InputError, MediaError
 from alref_edge.media.lettering import drawable, label_font
 from alref_edge.media.palette import object_colour
-from alref_edge.media.partial import open_beside, publish, unwritable, written_beside
+from alref_edge.media.partial import discard, open_beside, publish, unwritable, written_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -399,8 +399,7 @@ class OverlayWriter:
         if container is not None:
             with suppress(Exception):
                 container.close()
-        with suppress(OSError):
-            self._partial.unlink()
+        discard(self._partial)
 
     def __enter__(self) -> OverlayWriter:
         return self

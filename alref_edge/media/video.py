@@ -417,12 +417,13 @@ class VideoFile(VideoSource):
     def _pick(self, container: InputContainer) -> VideoStream:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
-            kinds = sorted({stream.type for stream in container.streams})
+            names = {"video": "a cover picture"}
+            kinds = sorted({names.get(stream.type, stream.type) for stream in container.streams})
             raise MediaError(
                 f"{self.path} holds no video.",
                 expected="a video stream",
                 got=f"{' and '.join(kinds)} only" if kinds else "no stream at all",
-                mend="give a file with pictures.",
+                mend="give a video, a folder of frames or an image; sound goes with one of them as `sound`.",
             )
         stream = streams[0]
         if stream.codec_context is None:

@@ -389,7 +389,7 @@ def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:
     if not texts or len(texts) > _MOST_SENTENCES:
         raise InputError(
             "The number of sentences is out of range.", expected=f"1 to {_MOST_SENTENCES}", got=len(texts),
-            mend="give at least one with --text.",
+            mend="give at least one in `sentences`.",
         )  # fmt: skip
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip():

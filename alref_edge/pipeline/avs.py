@@ -165,7 +165,8 @@ def listen(
                 asked.append(pool.submit(Heard, start_s, frames, (), (), (), ((),) * len(shown), silent))
             else:
                 ear = _Ear(networks, sound, stretch, len(shown) == clock.seconds, settings, watch)
-                window = SoundWindow(index, start_s, shown, _images(source, shown, watch), ear.listen, watch.count)
+                images = _images(source, shown, watch)
+                window = SoundWindow(index, start_s, shown, images, ear.listen, watch.count, watch.report)
                 asked.append(pool.submit(_understand, window, frames, ear, grounder, selector, settings, silent))
             settle(max(0, min(selector.in_flight, _MOST_WINDOWS) - 1))
         settle(0)

@@ -22,6 +22,10 @@ Ground: TypeAlias = Callable[[int, str], Detections]
 """Boxes of a category on the frame of a second of the window; asking again for the same costs nothing."""
 
 
+def tell_nobody(stage: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
 @dataclass(frozen=True)
 class SoundingCategory:
     """An object that may sound, as the first decision has it.
@@ -61,6 +65,7 @@ class SoundWindow:
         images: those frames, RGB uint8 `[H, W, 3]`, to be read only.
         listen: names what is heard in the window, the tags of all taggers together; asking again costs nothing.
         count: counts an event by name, for the result.
+        report: tells whoever watches of a stage, how much of it is done, and of how much.
     """
 
     index: int
@@ -69,6 +74,7 @@ class SoundWindow:
     images: Mapping[int, np.ndarray] = field(repr=False)
     listen: Callable[[], tuple[Tag, ...]] = field(repr=False)
     count: Callable[[str, int], None] = field(default=count_nothing, repr=False)
+    report: Callable[[str, int, int], None] = field(default=tell_nobody, repr=False)
 
     @property
     def seconds(self) -> int:
@@ -133,8 +139,12 @@ class GroundingSoundSelector:
         heard = [tag.name for tag in sorted(tags, key=lambda tag: -tag.probability)]
         names = self.nearest(heard, self.choices) if self.choices else [name.lower() for name in heard]
         found = []
-        for name in dict.fromkeys(names):
-            best_t = [float(ground(second, name).scores_n.max(initial=0)) for second in range(window.seconds)]
+        names = list(dict.fromkeys(names))
+        for number, name in enumerate(names):
+            best_t = []
+            for second in range(window.seconds):
+                best_t.append(float(ground(second, name).scores_n.max(initial=0)))
+                window.report("ground", number * window.seconds + second + 1, len(names) * window.seconds)
             if max(best_t) > 0:
                 found.append(SoundingCategory(name, 1 + best_t.index(max(best_t))))
         return found

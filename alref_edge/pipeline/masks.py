@@ -35,11 +35,12 @@ class MaskStore:
         self._at = np.full((objects, frames), -1, np.int64)
         self._length = np.zeros((objects, frames), np.int32)
         self._end = 0
+        self._folder = folder
         try:
             # Closed by close or collection.
             self._file = tempfile.TemporaryFile(buffering=0, dir=folder or spill_folder())  # noqa: SIM115
         except OSError as error:
-            raise _full(error) from error
+            raise self._full(error) from error
         self._close = weakref.finalize(self, self._file.close)
 
     def put(self, item: int, frame: int, mask_hw: np.ndarray) -> None:
@@ -62,7 +63,7 @@ class MaskStore:
             while rest:
                 rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(packed) - len(rest)) :]
         except OSError as error:
-            raise _full(error) from error
+            raise self._full(error) from error
         self._at[item, frame], self._length[item, frame] = self._end, len(packed)
         self._end += len(packed)
 
@@ -112,8 +113,11 @@ class MaskStore:
                 got=(item, frame),
             )
 
-
-def _full(error: OSError) -> CapacityError:
-    return CapacityError(
-        "The masks cannot be stored.", got=error.strerror, mend="make room, or set TMPDIR to a larger disk."
-    )
+    def _full(self, error: OSError) -> CapacityError:
+        if self._folder is not None:
+            mend = "make room there, or give another `spill_dir`."
+        else:
+            mend = "make room there, or set TMPDIR to a larger disk."
+        return CapacityError(
+            f"The masks cannot be stored in {self._folder or spill_folder()}.", got=error.strerror, mend=mend
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from alref_edge import __version__
 from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS, write_overlay_png
-from alref_edge.media.partial import folder_beside, is_full, publish_folder, remove_empty
+from alref_edge.media.partial import PartialFolder, is_full
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.replay import RESULT_SCHEMA
@@ -55,8 +54,8 @@ class ResultFolder:
         semantic: also write `semantic/`, an indexed PNG a frame whose values are classes; of sounding objects alone.
 
     Raises:
-        InputError: something is there already, the folder cannot be made, or there is no such form of masks. At the
-            end of the block: something has come there meanwhile.
+        InputError: something is there already, another run is writing there, the folder cannot be made, or there is no
+            such form of masks. At the end of the block: something has come there meanwhile.
         CapacityError: the disk is full.
     """
 
@@ -77,9 +76,10 @@ class ResultFolder:
         self._replace = self._check_free(overwrite)
         self._done = False
         try:
-            self.partial, self._made = folder_beside(self.path)
+            self._folder = PartialFolder(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from error
+        self.partial = self._folder.folder
 
     def write(
         self, results: Sequence[RvosResult] | AvsRun, source: VideoSource, watch: Watch | None = None
@@ -258,7 +258,7 @@ class ResultFolder:
     def _publish(self) -> None:
         replaced = self._check_free(self._replace)
         try:
-            publish_folder(self.partial, self.path, replace=replaced)
+            self._folder.publish(replace=replaced)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
@@ -272,8 +272,7 @@ class ResultFolder:
             if kind is None and self._done:
                 self._publish()
         finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            remove_empty(self._made)
+            self._folder.close()
 
 
 def slug(sentence: str) -> str:

@@ -18,7 +18,10 @@ from alref_edge.types import Detections, Pivot
 
 SCHEMA = "alref-edge.pivots/1"
 RESULT_SCHEMA = "alref-edge.rvos/1"
-_MEND = f'write it as {{"schema": "{SCHEMA}", "sentences": [{{"text": "...", "pivots": [...]}}]}}, see the README.'
+_MEND = (
+    f'write it as {{"schema": "{SCHEMA}", "sentences": [{{"text": "the dog", "pivots": [{{"frame": 20, "box": '
+    "[x0, y0, x1, y1]}]}]}, box in pixels; the README has the other forms."
+)
 _MAX_BYTES = 64 << 20
 RECORDED, GROUNDED = "as recorded", "grounded anew"
 
@@ -130,7 +133,7 @@ class ReplaySelector:
                 "The file of pivots does not have this sentence.",
                 expected=sorted({*self.pivots, *self.answers}),
                 got=quoted(sentence),
-                mend="ask for one of these with --text, or add it to the file.",
+                mend="ask for one of these in `sentences`, or add it to the file.",
             )
         return None
 

@@ -324,7 +324,7 @@ class AvsRun(Sequence[AvsResult]):
             raise InputError(
                 "A class map needs the categories that there are.",
                 expected="the setting `categories`",
-                mend="name them, one a line, with --categories FILE.",
+                mend="name them: `categories`.",
             )
         info = self.report.info
         classes_hw = np.zeros((info.height, info.width), np.uint8)

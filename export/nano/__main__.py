@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from alref_edge.cli.console import one_line
 from alref_edge.errors import AlrefError, InputError
 from export.nano.training import Recipe, plot, train
 
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         steps = train(task, recipe, arguments.folder, minutes=arguments.minutes)
     except AlrefError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     print(f"{arguments.folder}: {steps} of {arguments.steps} steps done")
     return 0

@@ -94,6 +94,9 @@ def test_a_precision_that_is_not_there_is_an_error_with_the_list(root: Path) -> 
     with pytest.raises(BundleError, match=r"no float16 graphs.*float32") as caught:
         Bundle.open(root).component("toy", "float16")
     assert "--precision" in caught.value.mend
+    for name in ("float8", "FLOAT32", "", "fp16"):
+        with pytest.raises(InputError, match=r"no such precision.*float32 or float16.*the bundle has: float32\."):
+            Bundle.open(root).component("toy", name)
 
 
 def test_a_bundle_of_the_first_schema_is_read(root: Path) -> None:

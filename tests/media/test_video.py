@@ -275,6 +275,21 @@ def test_a_cover_picture_is_no_video(media: Path, folder: Path) -> None:
         out.mux(sound.encode(None))
     with pytest.raises(MediaError, match=r"no video|damaged|no picture"):
         open_video(path)
+    tagged = folder / "cover.m4a"
+    with av.open(str(tagged), "w", format="mp4") as out:
+        sound = out.add_stream("aac", rate=16_000)
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = 0x400
+        out.mux(cover.encode(av.VideoFrame(64, 64, "yuvj420p")))
+        out.mux(cover.encode(None))
+        for start in range(0, 16_000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate, frame.pts = 16_000, start
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    with pytest.raises(MediaError, match=r"no video.*Got: a cover picture and audio only"):
+        open_video(tagged)
 
 
 def test_ranges_are_clipped_like_slices_and_nonsense_is_refused(folder: Path) -> None:

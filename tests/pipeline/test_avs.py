@@ -331,6 +331,10 @@ def test_without_an_llm_tags_become_categories_that_are_seen(pipeline: Pipeline)
     choices = pipeline.avs_settings().categories
     selector = GroundingSoundSelector(pipeline._networks.language.nearest, choices, tag_threshold=0.5)
     assert [(each.name, each.pivot) for each in selector.categories(window, ground)] == [("star", 1), ("circle", 2)]
+    told: list[tuple[str, int, int]] = []
+    watched = SoundWindow(0, 0, (0, 1, 2), {}, lambda: tags, report=lambda *progress: told.append(progress))
+    selector.categories(watched, ground)
+    assert told == [("ground", done, 9) for done in range(1, 10)]
     two = Detections(np.zeros((2, 4), np.float32), np.array([0.3, 0.4], np.float32), ("a", "b"))
     assert selector.box(window, selector.categories(window, ground)[0], two) == 1
 

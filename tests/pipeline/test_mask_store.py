@@ -58,8 +58,22 @@ def test_masks_lie_where_temporary_frames_do(tmp_path: Path, monkeypatch: pytest
     with MaskStore(1, 1, 4, 4) as store:
         place = os.readlink(f"/proc/self/fd/{store._file.fileno()}")
     assert place.startswith(os.path.realpath(spill_folder()) + "/")
-    with pytest.raises(CapacityError, match="TMPDIR"):
+    with pytest.raises(CapacityError, match=rf"stored in {tmp_path}/gone\..*another `spill_dir`") as caught:
         MaskStore(1, 1, 4, 4, str(tmp_path / "gone"))
+    assert "TMPDIR" not in str(caught.value)  # which says nothing about that folder
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CapacityError, match=rf"stored in {tmp_path}/gone\..*set TMPDIR"):
+        MaskStore(1, 1, 4, 4)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_names_the_folder(tmp_path: Path) -> None:
+    with MaskStore(1, 1, 4, 4, str(tmp_path)) as store:
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), store._file.fileno())
+        with pytest.raises(CapacityError, match=rf"stored in {tmp_path}\..*No space left.*make room there"):
+            store.put(0, 0, np.ones((4, 4), bool))
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -205,14 +205,33 @@ def test_another_runs_result_is_not_replaced_where_none_was_at_the_start(
 ) -> None:
     def run() -> None:
         with ResultFolder(tmp_path / "out", overwrite=True, masks="none", overlay=False) as slower:
-            with ResultFolder(tmp_path / "out", masks="rle", overlay=False) as faster:
+            with ResultFolder(tmp_path / "elsewhere", masks="rle", overlay=False) as faster:
                 faster.write(results, open_video(clip))
+            (tmp_path / "elsewhere").rename(tmp_path / "out")
             slower.write(results, open_video(clip))
 
     with pytest.raises(InputError, match="not empty"):
         run()
     assert (tmp_path / "out" / "masks").is_dir()
     assert left_over(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["out", "犬" * 85, "deep/out", "link"])
+def test_a_second_run_to_one_name_is_refused_at_its_start(
+    tmp_path: Path, clip: Path, results: list[RvosResult], name: str
+) -> None:
+    if name == "link":
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+    for overwrite in (False, True):
+        with ResultFolder(tmp_path / name, overwrite=overwrite, masks="none", overlay=False) as first:
+            before = sorted(tmp_path.rglob("*"))
+            with pytest.raises(InputError, match="Another run is writing"):
+                ResultFolder(tmp_path / name, overwrite=overwrite)
+            assert sorted(tmp_path.rglob("*")) == before
+            with ResultFolder(tmp_path / f"{name[:-1]}2"):
+                pass
+            first.write(results, open_video(clip))
+        assert os.listdir(tmp_path / name) == ["result.json"]
 
 
 def test_what_comes_between_check_and_renaming_is_not_deleted(

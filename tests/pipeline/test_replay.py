@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,12 @@ def test_two_pivots_on_one_frame_are_refused(tmp_path: Path) -> None:
     raw["sentences"][0]["pivots"] *= 2
     with pytest.raises(InputError, match="one pivot a frame"):
         ReplaySelector.from_file(file_of(tmp_path, raw))
+
+
+def test_the_readme_shows_a_file_that_is_read(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```json\n(\{\"schema\": \"alref-edge.pivots/1\".*?)```", readme, re.DOTALL)
+    (tmp_path / "pivots.json").write_text(shown, encoding="utf-8")
+    selector = ReplaySelector.from_file(tmp_path / "pivots.json")
+    assert [pivot.frame for pivot in selector.given("the dog on the left") or ()] == [20]
+    assert selector.answers["the red ball"][0].target_frame_id == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack
 from alref_edge.errors import InputError
-from alref_edge.media.partial import folder_beside, publish_folder, remove_empty, unwritable
+from alref_edge.media.partial import PartialFolder, unwritable
 
 RECORD = "synthetic.json"
 SCHEMA = "alref-edge.synthetic/1"
@@ -51,8 +50,8 @@ class DatasetFolder:
         record: goes into `RECORD`.
 
     Raises:
-        InputError: something is there already, or the folder cannot be made. At the end of the block: something has
-            come there meanwhile.
+        InputError: something is there already, another run is writing there, or the folder cannot be made. At the end
+            of the block: something has come there meanwhile.
         CapacityError: the disk is full.
     """
 
@@ -62,9 +61,10 @@ class DatasetFolder:
         self._overwrite = overwrite
         self._check_free()
         try:
-            self.partial, self._made = folder_beside(self.path)
+            self._folder = PartialFolder(self.path)
         except OSError as error:
             raise unwritable(self.path, error) from error
+        self.partial = self._folder.folder
 
     def _check_free(self) -> None:
         path = self.path
@@ -96,7 +96,7 @@ class DatasetFolder:
             write_json(self.partial / RECORD, self.record)
             self._check_free()
             replaced = self.path.is_dir() and any(self.path.iterdir())
-            publish_folder(self.partial, self.path, replace=replaced)
+            self._folder.publish(replace=replaced)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
@@ -112,8 +112,7 @@ class DatasetFolder:
             elif isinstance(error, OSError):
                 raise unwritable(self.path, error) from error
         finally:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            remove_empty(self._made)
+            self._folder.close()
 
 
 def _entries(record: Path) -> set[str] | None:
