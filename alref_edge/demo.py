@@ -18,13 +18,13 @@ from alref_edge.datasets.synthetic import Expression, Scene, make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.datasets.synthetic.sound import SoundTrack, frame_of_second, make_sound, sounding_mask
 from alref_edge.errors import InputError
+from alref_edge.files import written_beside
 from alref_edge.media import encode_rle, open_video
-from alref_edge.media.partial import written_beside
 from alref_edge.metrics import region_similarity
 from alref_edge.pipeline import AvsResult, AvsRun, Pipeline, RvosResult
 from alref_edge.pipeline.measure import ProgressCallback, Watch
-from alref_edge.pipeline.output import ResultFolder
 from alref_edge.report import Shown, Truth, write_report
+from alref_edge.writing.result_folder import ResultFolder
 
 SEED = 49
 """Of the scene that is shown where none is asked for: a cross and a heart sound in turn, with silence between; a circle

@@ -149,20 +149,21 @@ def _mixtures() -> list[Finding]:
 
 
 def _providers() -> tuple[list[Finding], bool]:
-    from alref_edge.runtime import providers
+    from alref_edge.runtime import ort
+    from alref_edge.runtime.device import Placement
 
     try:
-        onnxruntime = providers.load_onnxruntime()
+        onnxruntime = ort.load_onnxruntime()
     except AlrefError as error:
         return [Finding("onnxruntime", "fault", error.message, error.mend or "")], False
     found = [Finding("onnxruntime", "ok", onnxruntime.__version__)]
     works = False
-    for name in (providers.CPU, providers.CUDA):
-        result = providers.probe(name)
+    for kind, name in ort.PROVIDERS.items():
+        result = ort.probe(Placement(kind))
         works = works or result.works
         if result.works:
             found.append(Finding(name, "ok", "runs a graph"))
-        elif name == providers.CPU:
+        elif kind == "cpu":
             found.append(Finding(name, "fault", result.reason, "pip install --force-reinstall onnxruntime"))
         else:
             mend = "for an NVIDIA GPU: pip install 'alref-edge[gpu]' in place of the extra cpu, and the driver"
@@ -209,7 +210,7 @@ def _encoders() -> list[Finding]:
 
 def _llm_server() -> Finding:
     """vLLM, in the environment that `alref-edge mllm serve` would take."""
-    from alref_edge.mllm.installation import Installation
+    from alref_edge.mllm.serving.installation import Installation
 
     try:
         vllm = Installation.find()

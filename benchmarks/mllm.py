@@ -20,8 +20,8 @@ import numpy as np
 
 from alref_edge.datasets.synthetic import Scene, make_scene
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Question, Questioner, Reply, Templates
-from alref_edge.mllm.model_folder import pixel_budget
-from alref_edge.mllm.server import MllmServer, ServerSettings
+from alref_edge.mllm.serving.model_folder import pixel_budget
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 from alref_edge.mllm.strips import PIXEL_BUDGET
 from benchmarks.timing import bootstrap_median, environment, processor_time
 

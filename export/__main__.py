@@ -11,7 +11,7 @@ from pathlib import Path
 from alref_edge.bundle import Bundle
 from alref_edge.cli.console import one_line
 from alref_edge.errors import AlrefError, InputError
-from alref_edge.media.partial import PartialFolder, unwound_by_signals
+from alref_edge.files import PartialFolder, unwound_by_signals
 from export.bundle import ComponentSpec, add_to_bundle, read_defaults
 from export.precision import PRECISIONS
 

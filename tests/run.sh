@@ -10,4 +10,5 @@ SAM2_BUILD_CUDA=0 "$venv/bin/pip" install -q --no-build-isolation -c export/cons
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+"$venv/bin/lint-imports" --no-logo --no-cache
 "$venv/bin/python" -m pytest "$@"

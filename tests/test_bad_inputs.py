@@ -18,7 +18,8 @@ from alref_edge.bundle.verify import sha256_of
 from alref_edge.cli import app
 from alref_edge.errors import AlrefError, BundleError, EngineError, InputError, MediaError, ProviderError
 from alref_edge.runtime import SessionOptions, open_session
-from alref_edge.runtime.providers import CUDA, probe
+from alref_edge.runtime.device import Placement
+from alref_edge.runtime.ort import CUDA, probe
 from tests.media.clips import cut, make_clip, make_folder, make_sound
 
 
@@ -290,7 +291,7 @@ def test_the_table_is_long_enough() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input(name: str, clip: Path, nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[name]
-    if name == "no CUDA" and probe(CUDA).works:
+    if name == "no CUDA" and probe(Placement("cuda")).works:
         pytest.skip("CUDA works here")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERM", "dumb")

@@ -342,7 +342,7 @@ def test_the_package_leaves_the_hubs_of_other_programs_alone() -> None:
 
 
 def test_a_contrary_setting_for_vllm_is_overruled_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alref_edge.mllm.installation import Installation
+    from alref_edge.mllm.serving.installation import Installation
 
     monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "no")

@@ -19,7 +19,7 @@ from alref_edge.datasets.synthetic import make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.datasets.synthetic.sound import frame_of_second, make_sound
 from alref_edge.media import decode_audio
-from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2
+from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file, make_wave, tone
 

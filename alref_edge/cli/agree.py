@@ -32,7 +32,7 @@ def agree(
     95 %, clips drawn again. Names compare without regard to case.
     """
     from alref_edge.evaluation.agreement import compare_folders, to_json
-    from alref_edge.media.partial import written_beside
+    from alref_edge.files import written_beside
 
     if json is not None:
         look_for_leftovers(json, clean)

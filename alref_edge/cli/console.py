@@ -78,7 +78,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from alref_edge.media.partial import unwound_by_signals
+        from alref_edge.files import unwound_by_signals
 
         try:
             with unwound_by_signals():
@@ -265,7 +265,7 @@ def warn(text: str) -> None:
 
 def look_for_leftovers(path: Path, clean: bool) -> None:
     """Say what killed runs left beside an output, or remove it."""
-    from alref_edge.media.partial import leftovers
+    from alref_edge.files import leftovers
 
     for left in leftovers(path, remove=clean):
         if not clean:

@@ -51,7 +51,7 @@ def demo(
     """Draw a clip, segment three sentences in it and what sounds, and compare the masks with the truth."""
     from alref_edge.demo import CLIP, REPORT, SEED, run_demo
     from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.output import OVERLAY
+    from alref_edge.writing.result_folder import OVERLAY
 
     look_for_leftovers(out, clean)
     with (

@@ -198,7 +198,7 @@ class _Engine:
     ) -> None:
         """Measure a pipeline and one network of its bundle by itself; print the table, write the scores."""
         from alref_edge.datasets.synthetic import TRAINING_SEEDS
-        from alref_edge.media.partial import written_beside
+        from alref_edge.files import written_beside
         from alref_edge.pipeline import Pipeline
         from alref_edge.runtime import SessionOptions
 

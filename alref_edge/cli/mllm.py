@@ -64,7 +64,7 @@ def serve(
     """Serve a multimodal LLM on this machine until interrupted; `alref-edge run ... --selector mllm` finds it."""
     from alref_edge.bundle import shipped
     from alref_edge.mllm.endpoint import ServerState, remove_state, write_state
-    from alref_edge.mllm.server import MllmServer, ServerSettings
+    from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 
     settings = ServerSettings(
         host=host,

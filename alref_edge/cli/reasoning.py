@@ -110,7 +110,7 @@ class Reasoning:
             MllmError: no server runs, or it does not answer.
         """
         from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
-        from alref_edge.mllm.model_folder import pixel_budget
+        from alref_edge.mllm.serving.model_folder import pixel_budget
         from alref_edge.mllm.strips import PIXEL_BUDGET
 
         if self.no_answer_cache and self.answer_cache is not None:
@@ -171,7 +171,7 @@ class Asking:
 
 def _cache_folder() -> Path:
     """The user's, which others cannot enter: answers describe what is in videos."""
-    from alref_edge.media.partial import unwritable
+    from alref_edge.files import unwritable
     from alref_edge.mllm.endpoint import user_folder
 
     folder = user_folder("XDG_CACHE_HOME", ".cache") / "answers"

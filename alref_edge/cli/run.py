@@ -157,9 +157,9 @@ def run(
     from alref_edge.media import AudioLimits, Limits, open_video
     from alref_edge.pipeline import Pipeline
     from alref_edge.pipeline.measure import Watch
-    from alref_edge.pipeline.output import ResultFolder
-    from alref_edge.pipeline.recording import open_record, record_decisions
     from alref_edge.report import write_report
+    from alref_edge.writing.recording import open_record, record_decisions
+    from alref_edge.writing.result_folder import ResultFolder
 
     sentences = read_sentences(text or [], text_file)
     hearing = Hearing(

@@ -2,15 +2,14 @@
 
 from alref_edge.evaluation.boxes import box_iou
 from alref_edge.evaluation.scene_source import SceneSource
-from alref_edge.evaluation.sound import ClipScores, SoundEvaluation, evaluate_clip, evaluate_sound
+from alref_edge.evaluation.scores import ExpressionScores, TopBox, Tracked
+from alref_edge.evaluation.sound import SoundEvaluation, evaluate_clip, evaluate_sound
+from alref_edge.evaluation.sound_scores import ClipScores
 from alref_edge.evaluation.sound_summary import SoundSummary
 from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.evaluation.summary import Summary, summaries
 from alref_edge.evaluation.synthetic import (
     Evaluation,
-    ExpressionScores,
-    TopBox,
-    Tracked,
     evaluate_synthetic,
     oracle,
 )

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from alref_edge.errors import InputError
 from alref_edge.metrics import Estimate, clustered_mean
-from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
-from alref_edge.pipeline.recording import TWO_STAGE
-from alref_edge.pipeline.replay import Answer, ReplaySelector
+from alref_edge.pipeline.selectors.replay import Answer, ReplaySelector
+from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
+from alref_edge.writing.recording import TWO_STAGE
 
 SCHEMA = "alref-edge.agreement/1"
 RVOS = "rvos"

@@ -7,8 +7,8 @@ category, while all objects of a shape sound together, how far the best mask of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from alref_edge.errors import InputError
 from alref_edge.evaluation.boxes import RIGHT_IOU
 from alref_edge.evaluation.environment import bundle_facts, environment
 from alref_edge.evaluation.scene_source import SceneSource
+from alref_edge.evaluation.sound_scores import ClipScores
 from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import SoundSummary, summaries, to_text
 from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
@@ -32,28 +33,6 @@ from alref_edge.pipeline.measure import ProgressCallback
 SCHEMA = "alref-edge.eval-sound/1"
 
 _SETTINGS = dict(zip(MODES, (Setting.S4, Setting.MS3), strict=True))
-
-
-@dataclass(frozen=True)
-class ClipScores:
-    """All that was measured of one clip.
-
-    Attributes:
-        seed: of the scene.
-        mode: of its sound, "single" or "multi".
-        sounding: whether something in view sounds, second by second.
-        j, f: AVSBench's measures, second by second, by the name in `WAYS`.
-        stages: what each stage got right or wrong, one by one, by the name in `STAGES`; none where it was not asked.
-        classes: scores of the pipeline's class maps.
-    """
-
-    seed: int
-    mode: str
-    sounding: tuple[bool, ...]
-    j: Mapping[str, tuple[float, ...]]
-    f: Mapping[str, tuple[float, ...]]
-    stages: Mapping[str, tuple[bool, ...]]
-    classes: ClassScores = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)

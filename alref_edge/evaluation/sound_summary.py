@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alref_edge.metrics import ClassScores, Estimate, clustered_mean
 
 if TYPE_CHECKING:
-    from alref_edge.evaluation.sound import ClipScores
+    from alref_edge.evaluation.sound_scores import ClipScores
 
 WAYS = {
     "own": "the pipeline, all frames",

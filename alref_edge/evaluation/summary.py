@@ -10,7 +10,7 @@ from alref_edge.datasets.synthetic import KINDS
 from alref_edge.metrics import Estimate, clustered_mean
 
 if TYPE_CHECKING:
-    from alref_edge.evaluation.synthetic import ExpressionScores
+    from alref_edge.evaluation.scores import ExpressionScores
 
 
 @dataclass(frozen=True)

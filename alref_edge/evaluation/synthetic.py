@@ -7,7 +7,7 @@ boxes how much of that Grounding DINO is to answer for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from alref_edge.errors import InputError
 from alref_edge.evaluation.boxes import RIGHT_IOU, box_iou
 from alref_edge.evaluation.environment import bundle_facts, environment
 from alref_edge.evaluation.scene_source import SceneSource
+from alref_edge.evaluation.scores import ExpressionScores, TopBox, Tracked
 from alref_edge.evaluation.summary import Summary, summaries, to_text
 from alref_edge.metrics import j_and_f
 from alref_edge.models.grounding_dino import GroundingDino
@@ -32,72 +33,10 @@ from alref_edge.pipeline import (
 )
 from alref_edge.pipeline.measure import ProgressCallback
 from alref_edge.pipeline.pivots import windows
-from alref_edge.pipeline.reasoning import unusable_warnings
+from alref_edge.pipeline.selectors.mllm import unusable_warnings
 from alref_edge.types import Pivot
 
 SCHEMA = "alref-edge.eval-synthetic/2"
-
-
-@dataclass(frozen=True)
-class TopBox:
-    """Grounding DINO's best box of an expression on a frame where the target is seen, whatever its score.
-
-    Attributes:
-        frame: the frame.
-        pixels: how many pixels of the target are seen.
-        iou: with the box of these pixels; 0 where no box was proposed.
-        score: of the box.
-    """
-
-    frame: int
-    pixels: int
-    iou: float
-    score: float
-
-    @property
-    def is_right(self) -> bool:
-        return self.iou >= RIGHT_IOU
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """What the pipeline made of an expression.
-
-    Attributes:
-        j, f, j_and_f: means over all frames of the clip.
-        pivots: frame of each pivot, and the IoU of its box with the target's on that frame.
-        fell_back: whether frame 0 had to serve.
-    """
-
-    j: float
-    f: float
-    j_and_f: float
-    pivots: tuple[tuple[int, float], ...]
-    fell_back: bool
-
-    @property
-    def pivots_right(self) -> tuple[bool, ...]:
-        """Whether each pivot's box is right; without a pivot, the one that is missing is wrong."""
-        return tuple(iou >= RIGHT_IOU for _, iou in self.pivots) or (False,)
-
-
-@dataclass(frozen=True)
-class ExpressionScores:
-    """All that was measured of one expression.
-
-    Attributes:
-        seed: of the scene.
-        text, kind, target: the expression.
-        tracked: by way to choose the pivots: "oracle", which knows the truth, then the selectors by name.
-        top_boxes: Grounding DINO alone, on every so many frames.
-    """
-
-    seed: int
-    text: str
-    kind: str
-    target: int
-    tracked: Mapping[str, Tracked]
-    top_boxes: tuple[TopBox, ...]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from alref_edge.errors import InputError, MediaError
+from alref_edge.files import written_beside
 from alref_edge.media.limits import Limits
 from alref_edge.media.palette import DAVIS_PALETTE
-from alref_edge.media.partial import written_beside
 
 
 def write_indexed_png(path: str | os.PathLike[str], labels_hw: np.ndarray) -> None:

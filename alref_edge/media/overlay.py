@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alref_edge.errors import InputError, MediaError
+from alref_edge.files import discard, open_beside, publish, unwritable, written_beside
 from alref_edge.media.lettering import drawable, label_font
 from alref_edge.media.palette import object_colour
-from alref_edge.media.partial import discard, open_beside, publish, unwritable, written_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

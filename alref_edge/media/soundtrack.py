@@ -14,9 +14,9 @@ import numpy as np
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
-from alref_edge.media.audio import AudioLimits
 from alref_edge.media.opening import ERRORS, local_path, open_container, reason
 from alref_edge.media.track import SOUND, Track
+from alref_edge.media.waveform import AudioLimits
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame

@@ -14,9 +14,9 @@ import numpy as np
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
-from alref_edge.media.audio import Audio, AudioInfo, AudioLimits
 from alref_edge.media.opening import ERRORS, Medium, local_path, open_container, reason
 from alref_edge.media.resample import make_resampler
+from alref_edge.media.waveform import Audio, AudioInfo, AudioLimits
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame

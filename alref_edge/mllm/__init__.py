@@ -10,11 +10,11 @@ _HOMES = {
     "Counters": "counting",
     "Endpoint": "endpoint",
     "MllmClient": "client",
-    "MllmServer": "server",
+    "MllmServer": "serving.server",
     "Question": "questions",
     "Questioner": "questions",
     "Reply": "answers",
-    "ServerSettings": "server",
+    "ServerSettings": "serving.server",
     "Templates": "templates",
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alref_edge.errors import MllmError
 from alref_edge.mllm.answers import EMPTY, OUT_OF_PLACE, Reply, UnusableError, read_answer, without_thoughts
 from alref_edge.mllm.endpoint import Endpoint
+from alref_edge.mllm.thoughts import thinking_switch
 from alref_edge.mllm.transport import ClientSettings, Received, Refused
 
 if TYPE_CHECKING:
@@ -58,14 +59,6 @@ class Manner:
         if about_form:
             for form in FORMS[FORMS.index(self.form) + 1 :]:
                 yield replace(manner, form=form)
-
-
-def thinking_switch(on: bool) -> dict[str, Any]:
-    """What turns the thoughts of a model on or off: of its chat template, which ignores names that it does not have.
-
-    `enable_thinking` is the name in Qwen3, GLM, Gemma 4 and others, `thinking` that in DeepSeek, Granite and Kimi.
-    """
-    return {"chat_template_kwargs": {"enable_thinking": on, "thinking": on}}
 
 
 @dataclass(frozen=True)

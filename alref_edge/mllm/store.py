@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alref_edge.media.partial import unwritable, written_beside
+from alref_edge.files import unwritable, written_beside
 
 if TYPE_CHECKING:
     from alref_edge.mllm.questions import Question

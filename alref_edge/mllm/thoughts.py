@@ -1,9 +1,10 @@
-"""What an LLM says, without what it thinks: the marks by which open models set off their thoughts."""
+"""What an LLM says, without what it thinks: the switch, and the marks by which open models set off their thoughts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "analysis", "scratchpad")
 # How thoughts begin and end, as vLLM's reasoning parsers know it, and whether the end counts without a beginning: many
@@ -59,3 +60,11 @@ def _blanked(text: str, stretches: Iterable[tuple[int, int]]) -> str:
         parts += [text[at:start], " " * (end - start)]
         at = end
     return "".join([*parts, text[at:]])
+
+
+def thinking_switch(on: bool) -> dict[str, Any]:
+    """What turns the thoughts of a model on or off: of its chat template, which ignores names that it does not have.
+
+    `enable_thinking` is the name in Qwen3, GLM, Gemma 4 and others, `thinking` that in DeepSeek, Granite and Kimi.
+    """
+    return {"chat_template_kwargs": {"enable_thinking": on, "thinking": on}}

@@ -18,7 +18,7 @@ import httpx
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.counting import Tally
 from alref_edge.mllm.endpoint import KEY_VARIABLE, SERVE, Endpoint
-from alref_edge.mllm.peer import AsyncTransport
+from alref_edge.mllm.serving.peer import AsyncTransport
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed later."""

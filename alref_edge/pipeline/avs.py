@@ -18,14 +18,14 @@ from alref_edge.errors import InputError, MediaError
 from alref_edge.media import VideoSource
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.models.beats import LONGEST_S, Tag, union_of_tags
-from alref_edge.pipeline.ahead import executor
 from alref_edge.pipeline.audio_segments import AudioSegment, segment_sound
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.lbru import SoundingCategory, SoundSelector, SoundWindow, keep_boxes
-from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.pivots import pivot_of
+from alref_edge.pipeline.scheduling import executor
 from alref_edge.pipeline.settings import AvsSettings
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import ObjectTracking

@@ -11,10 +11,10 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.media import VideoInfo, VideoSource, encode_rle
-from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.reasoning import asks
+from alref_edge.pipeline.selectors.mllm import asks
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
 

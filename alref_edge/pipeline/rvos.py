@@ -18,13 +18,13 @@ import numpy as np
 
 from alref_edge.errors import InputError, MediaError, quoted
 from alref_edge.media import VideoSource
-from alref_edge.pipeline.ahead import LOOKAHEAD_BYTES, ahead, executor
 from alref_edge.pipeline.grounding import Grounder
-from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.pivots import Decision, PivotSelector, Segment, Window, pivot_of, windows
-from alref_edge.pipeline.reasoning import check_usable
+from alref_edge.pipeline.scheduling import LOOKAHEAD_BYTES, ahead, executor
+from alref_edge.pipeline.selectors.mllm import check_usable
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot

@@ -14,7 +14,7 @@ import numpy as np
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
 from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
-from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import TrackingSettings

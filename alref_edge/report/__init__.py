@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alref_edge.files import written_beside
 from alref_edge.media import VideoSource
-from alref_edge.media.partial import written_beside
 from alref_edge.pipeline.results import AvsRun, MaskResult
 from alref_edge.report import parts, sound
 from alref_edge.report.markup import Html, element, given

@@ -7,6 +7,7 @@ from pathlib import Path
 from alref_edge.bundle.files import GraphFile
 from alref_edge.errors import EngineError
 from alref_edge.runtime.buffers import Buffer
+from alref_edge.runtime.device import backend, resolve
 from alref_edge.runtime.session import Session, SessionOptions, Signature, TensorSpec
 
 __all__ = ["Buffer", "Session", "SessionOptions", "Signature", "TensorSpec", "open_session"]
@@ -32,14 +33,11 @@ def open_session(
         EngineError: there is no such graph, it cannot be loaded, or it is not of that signature.
         ProviderError: the device does not work here and falling back was not allowed.
     """
-    from alref_edge.runtime import onnxruntime, providers
-
     if not isinstance(graph, GraphFile):
         path = Path(graph)
         if not path.is_file():
             raise EngineError(f"There is no graph at {path}.", mend="export the bundle again.")
         graph = GraphFile.at(path)
     options = options or SessionOptions()
-    return onnxruntime.OnnxRuntimeSession(
-        graph, providers.resolve(device, allow_fallback=options.allow_fallback), options, signature
-    )
+    placement = resolve(device, allow_fallback=options.allow_fallback)
+    return backend(placement.kind).open_session(graph, placement, options, signature)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from alref_edge.cli import app
 from alref_edge.errors import InputError
 from alref_edge.evaluation.agreement import MEASURES, PARTS, Agreement, compare_folders
-from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2
-from alref_edge.pipeline.recording import TWO_STAGE
+from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2
+from alref_edge.writing.recording import TWO_STAGE
 
 
 def sounds(folder: Path, setting: str, first: Mapping[str, Mapping[str, int]], second: Mapping[str, object]) -> Path:

@@ -15,8 +15,7 @@ import pytest
 import soxr
 
 from alref_edge.errors import InputError, MediaError
-from alref_edge.media import open_video
-from alref_edge.media.audio import AudioLimits, decode_audio, probe_audio
+from alref_edge.media import AudioLimits, decode_audio, open_video, probe_audio
 from alref_edge.models.audio import kaldi_fbank
 from tests.media.clips import cut, make_clip
 from tests.media.sounds import make_sound_file, make_wave, tone

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from alref_edge.errors import AlrefError
-from alref_edge.mllm.installation import PYTHON_VARIABLE, Installation
+from alref_edge.mllm.serving.installation import PYTHON_VARIABLE, Installation
 
 
 @pytest.fixture(scope="session")

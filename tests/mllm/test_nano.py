@@ -13,8 +13,8 @@ from alref_edge import GroundingDino, Pipeline
 from alref_edge.bundle import shipped
 from alref_edge.evaluation import evaluate_synthetic
 from alref_edge.mllm import MllmClient, Questioner, Templates
-from alref_edge.mllm.model_folder import ModelFolder, pixel_budget
-from alref_edge.mllm.server import MllmServer, ServerSettings
+from alref_edge.mllm.serving.model_folder import ModelFolder, pixel_budget
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 from alref_edge.pipeline import GroundingSelector, MllmSelector
 
 FOLDER = shipped("nano_mllm")

@@ -12,7 +12,7 @@ import pytest
 
 from alref_edge.errors import CapacityError, InputError
 from alref_edge.media.spill import spill_folder
-from alref_edge.pipeline.masks import MaskStore
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Progress, Watch
 
 

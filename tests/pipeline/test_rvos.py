@@ -20,7 +20,8 @@ from alref_edge.media import open_video
 from alref_edge.pipeline import Pipeline, Progress, ReplaySelector, RvosResult, RvosSettings, Segment
 from alref_edge.pipeline.pivots import Decision, Ground
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX, NO_PIVOT_GIVEN
-from alref_edge.runtime.providers import CUDA, probe
+from alref_edge.runtime.device import Placement
+from alref_edge.runtime.ort import probe
 from alref_edge.types import Pivot
 from tests.media.clips import make_clip, media_folder
 
@@ -203,7 +204,7 @@ def test_the_shipped_bundle_is_trained(together: list[RvosResult]) -> None:
 
 
 def test_falling_back_to_the_cpu_is_allowed_and_said(nano_bundle: Path, tmp_path: Path) -> None:
-    if probe(CUDA).works:
+    if probe(Placement("cuda")).works:
         pytest.skip("CUDA works here")
     with pytest.raises(ProviderError):
         Pipeline.from_bundle(nano_bundle, device="cuda")

@@ -16,12 +16,12 @@ from alref_edge.media import VideoSource, open_video
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.avs import Clock, Heard, Sounding
-from alref_edge.pipeline.masks import MaskStore
-from alref_edge.pipeline.output import ResultFolder
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.report import Truth
 from alref_edge.types import Detections, Pivot
+from alref_edge.writing.result_folder import ResultFolder
 
 FRAMES = 24
 LABELS = (("triangle",), ("triangle", "star"), ("star",), ("star",), ())

@@ -283,8 +283,8 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from alref_edge.errors import EngineError
-from alref_edge.runtime import open_session, providers
-providers.machine_memory = lambda: 1 << 30
+from alref_edge.runtime import open_session, ort
+ort.machine_memory = lambda: 1 << 30
 try:
     with open_session(sys.argv[1], device="cpu") as session:
         session.run({"x": np.ones((1, 1024), np.float32)})

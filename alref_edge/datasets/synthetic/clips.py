@@ -12,8 +12,8 @@ from alref_edge.datasets.synthetic.folders import truth_of, video_name
 from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack, make_sound
 from alref_edge.errors import InputError, MediaError
+from alref_edge.files import unwritable
 from alref_edge.media.masks import write_indexed_png
-from alref_edge.media.partial import unwritable
 
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"preset": "veryfast", "crf": "10"}),

@@ -16,7 +16,7 @@ from PIL import Image
 from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack
 from alref_edge.errors import InputError
-from alref_edge.media.partial import PartialFolder, unwritable
+from alref_edge.files import PartialFolder, unwritable
 
 RECORD = "synthetic.json"
 SCHEMA = "alref-edge.synthetic/1"

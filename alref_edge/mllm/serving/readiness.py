@@ -7,6 +7,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from alref_edge.mllm.answers import read_answer
+from alref_edge.mllm.thoughts import thinking_switch
 
 if TYPE_CHECKING:
     import httpx
@@ -42,8 +43,6 @@ def first_answer(client: httpx.Client, endpoint: Endpoint, timeout_s: float) -> 
     Raises:
         httpx.TransportError: there is none.
     """
-    from alref_edge.mllm.chat import thinking_switch
-
     headers = {"Authorization": f"Bearer {endpoint.api_key}"}
     url, question = f"{endpoint.http}/chat/completions", _question(endpoint.model)
     answer = client.post(url, json={**question, **thinking_switch(False)}, headers=headers, timeout=timeout_s)

@@ -16,13 +16,13 @@ import numpy as np
 
 from alref_edge import __version__
 from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
+from alref_edge.files import PartialFolder, is_full
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS, write_overlay_png
-from alref_edge.media.partial import PartialFolder, is_full
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline.measure import Watch
-from alref_edge.pipeline.replay import RESULT_SCHEMA
 from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport, RvosResult
+from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
 from alref_edge.types import Detections, Pivot
 
 RESULT = "result.json"

@@ -24,7 +24,7 @@ from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
 from alref_edge.pipeline.audio_segments import AudioSegment, read_segments
 from alref_edge.pipeline.lbru import Ground, SoundingCategory, SoundWindow
-from alref_edge.pipeline.replay import GROUNDED, RECORDED
+from alref_edge.pipeline.selectors.replay import GROUNDED, RECORDED
 from alref_edge.pipeline.settings import AVSBENCH, AvsSettings
 from alref_edge.types import Detections
 

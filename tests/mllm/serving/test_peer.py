@@ -22,9 +22,9 @@ import pytest
 from alref_edge.errors import MllmError
 from alref_edge.mllm.client import ClientSettings, MllmClient
 from alref_edge.mllm.endpoint import Endpoint, ServerState, write_state
-from alref_edge.mllm.peer import Transport, listener
 from alref_edge.mllm.questions import Questioner
-from alref_edge.mllm.server import MllmServer, ServerSettings
+from alref_edge.mllm.serving.peer import Transport, listener
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 from alref_edge.mllm.templates import Templates
 from tests.mllm.fake_vllm import make_model, make_python
 from tests.mllm.processes import with_text
@@ -227,7 +227,7 @@ def test_who_binds_the_port_while_the_server_loads_gets_nothing(
     server = MllmServer(model, replace(QUICK, port=port), python, tmp_path / "log")
     with other_process("tcp", port, user):
         # In truth, after the launcher looked whether the port is free.
-        monkeypatch.setattr("alref_edge.mllm.server._free_port", lambda host, port: port)
+        monkeypatch.setattr("alref_edge.mllm.serving.server._free_port", lambda host, port: port)
         with pytest.raises(
             MllmError, match=r"is not the server.*listens there; nothing was sent.*alref-edge mllm serve"
         ):

@@ -23,9 +23,9 @@ import pytest
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.client import ClientSettings, MllmClient, Reply
 from alref_edge.mllm.endpoint import Endpoint
-from alref_edge.mllm.peer import Transport
 from alref_edge.mllm.questions import Question, Questioner
-from alref_edge.mllm.server import MllmServer, ServerSettings
+from alref_edge.mllm.serving.peer import Transport
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 from alref_edge.mllm.strips import BoxMarks
 from alref_edge.mllm.templates import Templates
 from tests.mllm.processes import none_left, with_text

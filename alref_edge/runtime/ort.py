@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from functools import cache
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from alref_edge import offline
 from alref_edge.bundle.files import GraphFile
 from alref_edge.bundle.manifest import MOST_GRAPH_BYTES
-from alref_edge.errors import EngineError
-from alref_edge.runtime import cuda, providers
+from alref_edge.errors import EngineError, ProviderError
+from alref_edge.runtime import cuda
 from alref_edge.runtime.buffers import Buffer
+from alref_edge.runtime.device import Placement, Probe, fell_back
 from alref_edge.runtime.onnx_file import ExternalTensor, external_tensors
 from alref_edge.runtime.session import Feeds, SessionOptions, Signature, TensorSpec, check_tensors
 
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+PROVIDERS = {"cpu": CPU, "cuda": CUDA}
+"""ONNX Runtime's name of the execution provider by kind of device."""
+
+# y = Neg(x), one float: the smallest graph that shows whether a provider runs anything.
+_PROBE_GRAPH = bytes.fromhex(
+    "080a12003a360a0b0a017812017922034e6567120570726f62655a0f0a0178120a0a08080112040a020801620f0a0179120a0a0808"
+    "0112040a02080142040a001012"
+)
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -43,11 +59,11 @@ class OnnxRuntimeSession:
     def __init__(
         self,
         graph: GraphFile,
-        placement: providers.Placement,
+        placement: Placement,
         options: SessionOptions,
         signature: Signature | None = None,
     ) -> None:
-        onnxruntime = providers.load_onnxruntime()
+        onnxruntime = load_onnxruntime()
         file = PurePath(graph.file.name)
         self.name = file.stem
         self._placement = placement
@@ -70,10 +86,10 @@ class OnnxRuntimeSession:
         for pages in maps:
             pages.madvise(mmap.MADV_DONTNEED)  # most weights are ONNX Runtime's own by now, in another order
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != placement.provider:
+        if self.provider != PROVIDERS[placement.kind]:
             if not options.allow_fallback:
-                raise providers.fell_back(placement.provider, f"the session of {file.name} runs on {self.provider}")
-            self._placement = providers.Placement(self.provider, "cpu")
+                raise fell_back(PROVIDERS[placement.kind], f"the session of {file.name} runs on {self.provider}")
+            self._placement = Placement("cpu")
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
         if signature is not None:
@@ -83,7 +99,7 @@ class OnnxRuntimeSession:
     @property
     def device(self) -> str:
         """See `Session.device`."""
-        return self._placement.device
+        return str(self._placement)
 
     def run(self, feeds: Feeds, *, into: Mapping[str, Buffer] | None = None) -> dict[str, np.ndarray]:
         """See `Session.run`."""
@@ -115,7 +131,7 @@ class OnnxRuntimeSession:
         self, feeds: Feeds, into: Mapping[str, Buffer | np.ndarray], names: list[str]
     ) -> dict[str, np.ndarray]:
         binding = self._session.io_binding()
-        device, number = self.device.partition(":")[0], self._placement.device_id
+        device, number = self._placement.kind, self._placement.number
         for name, value in feeds.items():
             if isinstance(value, Buffer):
                 binding.bind_input(name, device, number, value.dtype.type, value.shape, value.ptr)
@@ -136,11 +152,11 @@ class OnnxRuntimeSession:
 
     def buffer(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """See `Session.buffer`."""
-        if self.device == "cpu":
+        if self._placement.kind == "cpu":
             return Buffer.on_host(shape, np.dtype(dtype))
-        onnxruntime = providers.load_onnxruntime()
+        onnxruntime = load_onnxruntime()
         value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            list(shape), np.dtype(dtype).type, "cuda", self._placement.device_id
+            list(shape), np.dtype(dtype).type, "cuda", self._placement.number
         )
         buffer = Buffer(shape, np.dtype(dtype), self.device, value.data_ptr(), value, cuda.copy)
         buffer.write(np.zeros(shape, dtype))
@@ -158,6 +174,85 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_session(
+    graph: GraphFile, placement: Placement, options: SessionOptions, signature: Signature | None
+) -> OnnxRuntimeSession:
+    """See `Backend.open_session`."""
+    return OnnxRuntimeSession(graph, placement, options, signature)
+
+
+def load_onnxruntime() -> Any:
+    """The onnxruntime module, with the CUDA libraries of installed packages loaded where it is the GPU build.
+
+    Raises:
+        ProviderError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(
+            "ONNX Runtime is not installed.",
+            got=str(error),
+            mend="pip install 'alref-edge[cpu]' for a CPU, or 'alref-edge[gpu]' for an NVIDIA GPU.",
+        ) from error
+    return _prepared(onnxruntime)
+
+
+@cache
+def _prepared(onnxruntime: Any) -> Any:
+    if offline.loaded_first:
+        onnxruntime.disable_telemetry_events()  # what can still be stopped
+    if CUDA in onnxruntime.get_available_providers():
+        with contextlib.suppress(Exception):
+            onnxruntime.preload_dlls()
+    _bound_memory(onnxruntime)
+    return onnxruntime
+
+
+def _bound_memory(onnxruntime: Any) -> None:
+    """Let all sessions share one arena of the host's memory, which ends at three quarters of the machine's.
+
+    A graph that wants more fails; without the bound the kernel would end the process, or another.
+    """
+    kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    arena = onnxruntime.OrtArenaCfg({"max_mem": machine_memory() * 3 // 4})
+    # Who uses ONNX Runtime beside us may have made one of their own: that one is taken.
+    with contextlib.suppress(Exception):
+        onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1]), arena)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may have: the machine's, or its container's where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text(encoding="ascii")))
+    return total
+
+
+@cache
+def probe(placement: Placement) -> Probe:
+    """See `Backend.probe`."""
+    onnxruntime = load_onnxruntime()
+    provider = PROVIDERS[placement.kind]
+    if provider not in onnxruntime.get_available_providers():
+        return Probe(provider, False, "this build of ONNX Runtime does not contain it")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    chosen = provider if provider == CPU else (provider, {"device_id": str(placement.number)})
+    try:
+        session = onnxruntime.InferenceSession(_PROBE_GRAPH, options, providers=[chosen], enable_fallback=0)
+        runs_on = session.get_providers()[0]
+        if runs_on == provider:
+            import numpy as np
+
+            session.run(None, {"x": np.ones(1, np.float32)})
+            return Probe(provider, True)
+    except Exception as error:  # whatever a provider's library throws is the answer that was asked for
+        return Probe(provider, False, _first_line(error))
+    return Probe(provider, False, _library_fault(provider) or f"ONNX Runtime fell back to {runs_on}")
 
 
 def _specs(nodes: Sequence[Any]) -> dict[str, TensorSpec]:
@@ -206,13 +301,13 @@ def _weights(
     return list(maps.values()), values
 
 
-def _provider(placement: providers.Placement, options: SessionOptions) -> tuple[str, dict[str, str]]:
+def _provider(placement: Placement, options: SessionOptions) -> tuple[str, dict[str, str]]:
     settings = dict(options.providers)
-    if placement.provider == providers.CUDA:
-        settings.setdefault("device_id", str(placement.device_id))
+    if placement.kind == "cuda":
+        settings.setdefault("device_id", str(placement.number))
         # TF32 keeps 10 bits of a mantissa: a float32 graph is to be float32.
         settings.setdefault("use_tf32", "0")
-    return placement.provider, settings
+    return PROVIDERS[placement.kind], settings
 
 
 def _session_options(onnxruntime: Any, options: SessionOptions) -> Any:
@@ -224,3 +319,26 @@ def _session_options(onnxruntime: Any, options: SessionOptions) -> Any:
     settings.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED_BYTES))
     settings.add_session_config_entry("session.use_env_allocators", "1")
     return settings
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return (text.splitlines()[0] if text else type(error).__name__)[:300]
+
+
+def _library_fault(provider: str) -> str:
+    """What the dynamic loader says of a provider's library: ONNX Runtime itself only logs it."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = folder / f"libonnxruntime_providers_{name}.so"
+    if not library.exists():
+        return ""
+    try:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return _first_line(error)
+    return ""

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.avs_replay import (
+from alref_edge.pipeline.lbru import SoundingCategory, SoundWindow
+from alref_edge.pipeline.selectors.sound_replay import (
     GROUNDING,
     STAGE_1,
     STAGE_2,
@@ -23,7 +24,6 @@ from alref_edge.pipeline.avs_replay import (
     Setting,
     parse_categories,
 )
-from alref_edge.pipeline.lbru import SoundingCategory, SoundWindow
 from alref_edge.pipeline.settings import AVSBENCH
 
 

@@ -22,11 +22,11 @@ import pytest
 
 from alref_edge.errors import AlrefError, CapacityError, InputError, MllmError
 from alref_edge.mllm.endpoint import Endpoint, read_states
-from alref_edge.mllm.gate import Gate
-from alref_edge.mllm.installation import PYTHON_VARIABLE, Installation
-from alref_edge.mllm.model_folder import ModelFolder, pixel_budget
-from alref_edge.mllm.peer import Transport
-from alref_edge.mllm.server import MllmServer, ServerSettings, default_log
+from alref_edge.mllm.serving.gate import Gate
+from alref_edge.mllm.serving.installation import PYTHON_VARIABLE, Installation
+from alref_edge.mllm.serving.model_folder import ModelFolder, pixel_budget
+from alref_edge.mllm.serving.peer import Transport
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings, default_log
 from tests.mllm.fake_vllm import make_model, make_python, seen, weights
 from tests.mllm.processes import none_left, with_text
 
@@ -206,7 +206,7 @@ def test_stop_ends_it_with_all_its_children(serve: Callable[..., MllmServer], tm
 
 PARENT = """
 import sys, time
-from alref_edge.mllm.server import MllmServer, ServerSettings
+from alref_edge.mllm.serving.server import MllmServer, ServerSettings
 server = MllmServer(sys.argv[1], ServerSettings(api_key=sys.argv[4], stop_grace_s=1), sys.argv[2], sys.argv[3])
 import threading
 thread = threading.Thread(target=server.start)  # a thread that ends takes no server with it

@@ -4,8 +4,8 @@
         server.endpoint
 
 It listens on a UNIX socket that this user alone can enter, or on a port of loopback, where it has to prove itself
-before anything is sent to it (`alref_edge.mllm.peer`). It wants a key, opens three addresses (`alref_edge.mllm.gate`),
-fetches nothing, and ends with the program that started it (`alref_edge.mllm.guardian`).
+before anything is sent to it (`peer`). It wants a key, opens three addresses (`gate`), fetches nothing,
+and ends with the program that started it (`guardian`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ import httpx
 
 from alref_edge.errors import InputError, MllmError
 from alref_edge.mllm.endpoint import Endpoint, is_loopback, user_folder
-from alref_edge.mllm.installation import Installation
-from alref_edge.mllm.model_folder import ModelFolder
-from alref_edge.mllm.peer import Transport
-from alref_edge.mllm.readiness import first_answer, is_up
-from alref_edge.mllm.start_errors import explain, tail
+from alref_edge.mllm.serving.installation import Installation
+from alref_edge.mllm.serving.model_folder import ModelFolder
+from alref_edge.mllm.serving.peer import Transport
+from alref_edge.mllm.serving.readiness import first_answer, is_up
+from alref_edge.mllm.serving.start_errors import explain, tail
 
 _CONTEXT = 8192
 _GPU_SHARE, _CPU_SHARE = 0.9, 0.25

@@ -26,10 +26,10 @@ from alref_edge.pipeline import (
     Segment,
     Setting,
 )
-from alref_edge.pipeline.avs_replay import STAGE_1, STAGE_2, RecordedAnswers
-from alref_edge.pipeline.recording import TWO_STAGE, record_decisions, sentence_decisions, sound_decisions
-from alref_edge.pipeline.replay import Answer
+from alref_edge.pipeline.selectors.replay import Answer
+from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers
 from alref_edge.types import Pivot
+from alref_edge.writing.recording import TWO_STAGE, record_decisions, sentence_decisions, sound_decisions
 
 # Three shapes, one object each, in view all the time; see tests/pipeline/test_avs.py.
 SEED = 1918

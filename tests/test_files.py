@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.media.partial import (
+from alref_edge.files import (
     PartialFolder,
     discard,
     leftovers,
@@ -22,7 +22,7 @@ from alref_edge.media.partial import (
     written_beside,
 )
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 LONG = "a name of more than forty characters, of which the first ones are the same "
 
 
@@ -33,8 +33,8 @@ def names(folder: Path) -> list[str]:
 def killed(place: Path, code: str) -> None:
     """Runs Python code that kills itself with SIGKILL at its end."""
     head = (
-        "import os, signal\nfrom pathlib import Path\nfrom alref_edge.media import partial\n"
-        "from alref_edge.media.partial import PartialFolder, open_beside\n"
+        "import os, signal\nfrom pathlib import Path\nfrom alref_edge import files\n"
+        "from alref_edge.files import PartialFolder, open_beside\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"{head}{code}\nos.kill(os.getpid(), signal.SIGKILL)"],
@@ -134,7 +134,7 @@ def test_another_users_run_is_alive(tmp_path: Path) -> None:
     first = PartialFolder(shared / "out")
     code = (
         "from pathlib import Path\nfrom alref_edge.errors import InputError\n"
-        "from alref_edge.media.partial import PartialFolder, leftovers\n"
+        "from alref_edge.files import PartialFolder, leftovers\n"
         f"print(leftovers({str(shared / 'out')!r}, remove=True))\n"
         f"try: PartialFolder(Path({str(shared / 'out')!r}))\nexcept InputError as error: print(error.message)\n"
     )

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import pytest
 
-from alref_edge.pipeline.ahead import Inline, ahead, executor
+from alref_edge.pipeline.scheduling import Inline, ahead, executor
 
 
 def test_items_come_in_order_while_the_next_are_made() -> None:

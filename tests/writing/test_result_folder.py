@@ -16,13 +16,13 @@ from PIL import Image
 
 from alref_edge.errors import CapacityError, InputError
 from alref_edge.media import decode_audio, decode_rle, open_video, probe_audio
-from alref_edge.pipeline.masks import MaskStore
-from alref_edge.pipeline.output import ResultFolder, slug
-from alref_edge.pipeline.replay import ReplaySelector
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import RunReport, RvosResult
 from alref_edge.pipeline.rvos import Query
+from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections, Pivot
+from alref_edge.writing.result_folder import ResultFolder, slug
 from tests.media.clips import make_clip, make_folder
 from tests.media.sounds import make_sound_file
 

@@ -20,7 +20,7 @@ import httpx
 
 from alref_edge.errors import MllmError
 from alref_edge.mllm.endpoint import SERVE, Endpoint
-from alref_edge.mllm.guardian import family
+from alref_edge.mllm.serving.guardian import family
 
 _LISTEN = "0A"  # linux/include/net/tcp_states.h
 

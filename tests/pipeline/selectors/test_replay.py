@@ -12,7 +12,7 @@ import pytest
 
 from alref_edge.errors import InputError
 from alref_edge.pipeline.pivots import Segment, pivot_of
-from alref_edge.pipeline.replay import ReplaySelector
+from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.types import Detections, Pivot
 
 

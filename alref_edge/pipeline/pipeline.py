@@ -1,0 +1,377 @@
+"""The method, as a library call: a bundle, a video and sentences in; masks out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from alref_edge.bundle import Bundle
+from alref_edge.errors import BundleError, InputError, quoted
+from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
+from alref_edge.pipeline.avs import Clock, listen, track, why_nothing
+from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundSelector
+from alref_edge.pipeline.mask_store import MaskStore
+from alref_edge.pipeline.measure import ProgressCallback, Watch, one_at_a_time
+from alref_edge.pipeline.networks import VISION, Networks
+from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector
+from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.rvos import Job, Query, segment_videos
+from alref_edge.pipeline.selectors.mllm import (
+    check_usable,
+    not_asked,
+    unusable_warnings,
+)
+from alref_edge.pipeline.settings import AnySettings, AvsSettings, RvosSettings
+from alref_edge.pipeline.sound import Sound
+from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
+from alref_edge.runtime import SessionOptions
+
+_MOST_SENTENCES = 1000
+_MOST_CHARACTERS = 4000
+_TRIALS = 20
+
+
+class Pipeline:
+    """Networks of one bundle on one device, serving any number of videos. A context manager.
+
+    Made by `from_bundle`. Graphs are loaded when first needed, and kept.
+    """
+
+    def __init__(self, networks: Networks, warnings: Sequence[str] = ()) -> None:
+        self._networks = networks
+        self._warnings = tuple(warnings)
+
+    @classmethod
+    def from_bundle(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        *,
+        precision: str = "float32",
+        allow_fallback: bool = False,
+        threads: int = 0,
+    ) -> Pipeline:
+        """Verify a bundle and make a pipeline of it.
+
+        Args:
+            path: the bundle's folder; None takes the one shipped with the package, a small one for generated scenes.
+            device: "cpu", "cuda", "cuda:N", or "auto": CUDA where it works, else the CPU.
+            precision: of the graphs: "float32", or another that the bundle has ("float16").
+            allow_fallback: run on the CPU where the device asked for does not work, instead of an error.
+            threads: CPU threads for one operator; 0 leaves the choice to the backend.
+
+        Raises:
+            BundleError: the bundle is missing, altered or incomplete, or has no graphs of that precision.
+            ProviderError: the device does not work here.
+        """
+        from alref_edge.runtime.device import resolve
+
+        options = SessionOptions(threads=threads, allow_fallback=allow_fallback)
+        placement = resolve(device, allow_fallback=allow_fallback)
+        fell_back = device.startswith("cuda") and placement.kind == "cpu"
+        warnings = (
+            [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
+        )
+        bundle = Bundle.open(None if path is None else Path(path))
+        for name in bundle.manifest.components.keys() & VISION:
+            bundle.component(name, precision)
+        return cls(Networks(bundle, device, options, precision), warnings)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle in use."""
+        return self._networks.bundle
+
+    @property
+    def precision(self) -> str:
+        """The precision of the graphs."""
+        return self._networks.precision
+
+    @property
+    def notice(self) -> str | None:
+        """What a user of the shipped bundle should know, in a line; None for any other bundle, or one without notes."""
+        manifest = self.bundle.manifest
+        if not self.bundle.is_shipped or not manifest.trained or not manifest.notes:
+            return None
+        return f'using the shipped bundle "{manifest.name}": {manifest.notes}'
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What holds for every result of this pipeline: weights that are not trained, another device than asked for."""
+        if self.bundle.manifest.trained:
+            return self._warnings
+        return (
+            *self._warnings,
+            f"untrained: the bundle {self.bundle.manifest.name!r} has random weights, its masks mean nothing",
+        )
+
+    @property
+    def settings(self) -> RvosSettings:
+        """The numbers of referring segmentation that the bundle wants.
+
+        Raises:
+            BundleError: they make no sense.
+        """
+        return self._defaults(RvosSettings(), "rvos")
+
+    def avs_settings(self, base: AvsSettings | None = None) -> AvsSettings:
+        """The numbers of audio-visual segmentation that the bundle wants, over those of `base`.
+
+        Raises:
+            BundleError: they make no sense.
+        """
+        return self._defaults(base or AvsSettings(), "avs")
+
+    def _defaults(self, base: AnySettings, name: str) -> AnySettings:
+        try:
+            return base.changed(self.bundle.manifest.defaults.get(name, {}))
+        except (InputError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                "The bundle's default settings make no sense.", got=str(error), mend="export the bundle again."
+            ) from error
+
+    def rvos(
+        self,
+        video: str | os.PathLike[str] | VideoSource,
+        sentences: str | Sequence[str],
+        *,
+        selector: PivotSelector | None = None,
+        settings: RvosSettings | None = None,
+        limits: Limits | None = None,
+        progress: ProgressCallback | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> Iterator[RvosResult]:
+        """Segment, in a video, what each sentence refers to.
+
+        The sentences share the work: give them together. Everything that can be checked is checked before this returns;
+        the work begins with the first `next`.
+
+        Args:
+            video: a file, a folder of frames, an image, or a source that `open_video` gave.
+            sentences: one or many.
+            selector: picks the pivots; by grounding score if None.
+            settings: numbers of the method; the bundle's defaults if None.
+            limits: caps on the video (those of an opened source hold as they are).
+            progress: called after every frame of every stage.
+            spill_dir: where masks wait in an unnamed temporary file; None: TMPDIR, /var/tmp, or the system's choice.
+            feature_cache_bytes: see `ObjectTracking`.
+
+        Yields:
+            One result a sentence, in their order. Masks stay readable until the result is closed or forgotten.
+
+        Raises:
+            InputError: a sentence, pivot or setting makes no sense.
+            MediaError: the video cannot be read or is over a limit.
+            MllmError: an LLM that decides alone cannot be asked, or gave no usable answer at all (see `MllmSelector`).
+            BundleError, EngineError, ProviderError, CapacityError: see there.
+        """
+        settings, selector = settings or self.settings, selector or GroundingSelector()
+        progress = one_at_a_time(progress)
+        job = self._job(video, sentences, selector, limits, progress, spill_dir)
+        return chain.from_iterable(self._run([job], selector, settings, feature_cache_bytes))
+
+    def rvos_many(
+        self,
+        videos: Iterable[tuple[str | os.PathLike[str] | VideoSource, str | Sequence[str]]],
+        *,
+        selector: PivotSelector | None = None,
+        settings: RvosSettings | None = None,
+        limits: Limits | None = None,
+        progress: ProgressCallback | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> Iterator[list[RvosResult]]:
+        """Segment many videos, each with sentences of its own.
+
+        With a selector that asks an LLM, pivots are chosen for the videos to come while one is tracked, as far ahead as
+        the selector's `in_flight` and memory allow, so that neither waits for the other.
+
+        Args:
+            videos: pairs of what `rvos` takes as `video` and `sentences`; taken one by one, some ahead of the results,
+                in another thread then. Each is a source of its own.
+            selector, settings, limits, progress, spill_dir, feature_cache_bytes: see `rvos`.
+
+        Yields:
+            The results of each video, in order. Close them when they are done with: their masks lie on disk till then.
+
+        Raises:
+            As `rvos`, when it is the turn of the video that the error is about; then nothing more comes. That no answer
+            of an LLM is usable is an error after the 20th question, or else at the end.
+        """
+        settings, selector = settings or self.settings, selector or GroundingSelector()
+        told = one_at_a_time(progress)
+        jobs = (self._job(video, texts, selector, limits, told, spill_dir) for video, texts in videos)
+        return self._run(jobs, selector, settings, feature_cache_bytes, _TRIALS)
+
+    def _job(
+        self,
+        video: str | os.PathLike[str] | VideoSource,
+        sentences: str | Sequence[str],
+        selector: PivotSelector,
+        limits: Limits | None,
+        progress: ProgressCallback | None,
+        spill_dir: str | os.PathLike[str] | None,
+    ) -> Job:
+        """A video and its sentences, checked as far as that goes without work."""
+        queries = []
+        for text in _checked_sentences(sentences):
+            given = selector.given(text)
+            queries.append(Query(text, None if given is None else tuple(given)))
+        source = video if isinstance(video, VideoSource) else open_video(video, limits)
+        folder = None if spill_dir is None else os.fspath(spill_dir)
+        return Job(source, queries, Watch(progress=progress), folder)
+
+    def _run(
+        self,
+        jobs: Iterable[Job],
+        selector: PivotSelector,
+        settings: RvosSettings,
+        cache_bytes: int,
+        trials: int = 1,
+    ) -> Iterator[list[RvosResult]]:
+        for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
+            report = RunReport.of(self._networks, job.source, selector, settings, job.watch)
+            events = job.watch.events
+            answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
+            general = (*self.warnings, *job.source.warnings, *answers)
+            yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
+
+    def avs(
+        self,
+        video: str | os.PathLike[str] | VideoSource,
+        sound: str | os.PathLike[str] | np.ndarray | None = None,
+        *,
+        selector: SoundSelector | None = None,
+        settings: AvsSettings | None = None,
+        limits: Limits | None = None,
+        audio_limits: AudioLimits | None = None,
+        progress: ProgressCallback | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+        feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+    ) -> AvsRun:
+        """Segment, in a video, the objects that sound, in the seconds in which they do.
+
+        A selector that asks an LLM is asked about several windows at once; tracking begins when all are answered.
+
+        Args:
+            video: a file, a folder of frames (see `open_video` for their rate), or a source that `open_video` gave.
+            sound: a file, or float32 `[samples]` at 16 kHz in [-1, 1] that begins with the first frame; None: the
+                video's own track.
+            selector: makes the decisions; by tags, words and grounding if None.
+            settings: numbers of the method; the bundle's defaults if None.
+            limits, audio_limits: caps on the video and its sound.
+            progress: called after every window and every frame of the sweeps.
+            spill_dir: see `rvos`.
+            feature_cache_bytes: see `ObjectTracking`.
+
+        Returns:
+            The objects, each category once, with masks that are empty where it is not heard.
+
+        Raises:
+            InputError: a setting, or an answer of the selector, makes no sense.
+            MediaError: the video or the sound cannot be read or is over a limit, or there is no sound.
+            MllmError: as of `rvos`.
+            BundleError: the bundle has no networks that hear.
+            EngineError, ProviderError, CapacityError: see there.
+        """
+        settings = settings or self.avs_settings()
+        self._check_hearing(selector, settings)
+        source = video if isinstance(video, VideoSource) else open_video(video, limits)
+        watch = Watch(progress=progress)
+        with watch.stage("decode"):
+            heard = Sound.of(source, sound, audio_limits)
+        selector = selector or self.sound_selector(settings)
+        began = time.perf_counter()
+        found = listen(self._networks, source, heard, selector, settings, watch)
+        check_usable(selector, watch.events)
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
+        info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
+        masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
+        track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
+        watch.elapsed_s = time.perf_counter() - began
+        return AvsRun.of(
+            found,
+            numbers,
+            (
+                *self.warnings,
+                *source.warnings,
+                *heard.warnings,
+                *why_nothing(found, heard, selector, settings),
+                *unusable_warnings(watch.events),
+            ),
+            RunReport.of(self._networks, source, selector, settings, watch),
+            self._class_of(list(numbers), settings.categories),
+            heard.wave_16khz,
+            Clock.of(source).second_of_frame,
+            masks,
+            None if isinstance(sound, np.ndarray) else source.path if sound is None else Path(sound),
+        )
+
+    def sound_selector(self, settings: AvsSettings | None = None) -> GroundingSoundSelector:
+        """The selector that `avs` has if it is given none: by tags, words and grounding.
+
+        Args:
+            settings: numbers of the method; the bundle's defaults if None.
+        """
+        settings = settings or self.avs_settings()
+        return GroundingSoundSelector(self._nearest, settings.categories, settings.tag_threshold)
+
+    def _nearest(self, words: Sequence[str], choices: Sequence[str]) -> list[str]:
+        with self._networks.looking:
+            return self._networks.language.nearest(words, choices)
+
+    def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
+        """Raises BundleError where a network is missing that is sure to be asked."""
+        needed = set(settings.taggers) if selector is None else set()
+        if settings.by_second:
+            needed |= {"languagebind", "yamnet"} if selector is None else {"languagebind"}
+        for name in sorted(needed):
+            self.bundle.component(name, self.precision)
+
+    def _class_of(self, names: list[str], categories: tuple[str, ...]) -> dict[str, int]:
+        """The class of each name: that of the nearest category, counted from 1."""
+        known = set(names) <= set(categories)
+        if not categories or not (known or "languagebind" in self.bundle.manifest.components):
+            return {}
+        nearest = names if known else self._nearest(names, categories)
+        return {name: 1 + categories.index(each) for name, each in zip(names, nearest, strict=True)}
+
+    def close(self) -> None:
+        """Close every session; closing twice does nothing. Results stay readable."""
+        self._networks.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    if not texts or len(texts) > _MOST_SENTENCES:
+        raise InputError(
+            "The number of sentences is out of range.", expected=f"1 to {_MOST_SENTENCES}", got=len(texts),
+            mend="give at least one in `sentences`.",
+        )  # fmt: skip
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip():
+            got = f"{quoted(text) if isinstance(text, str) else repr(text)[:60]} as number {number} of {len(texts)}"
+            raise InputError("A sentence is empty.", got=got, mend="say in words what to look for.")
+        if len(text) > _MOST_CHARACTERS:
+            raise InputError(
+                "A sentence is too long.",
+                expected=f"at most {_MOST_CHARACTERS} characters",
+                got=f"{len(text)} characters in {quoted(text)}",
+                mend="shorten it, or split it into several sentences.",
+            )
+    return [text.strip() for text in texts]

@@ -1,0 +1,1 @@
+"""Who decides: grounding's scores, a multimodal LLM, or recorded answers."""

@@ -1,0 +1,77 @@
+"""Who may import whom: the contracts of `pyproject.toml`, and that a planted violation breaks each of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("importlinter", reason="the linter of imports comes with the extra test")
+
+ROOT = Path(__file__).parent.parent
+WORLDS = ("alref_edge", "benchmarks", "export")
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_logo=True, cache_dir=None))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("house")
+    for name in WORLDS:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "weights", "results"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    return root
+
+
+def test_the_house_keeps_its_contracts(copy: Path) -> None:
+    done = lint(copy)
+    assert done.returncode == 0, done.stdout
+    assert "3 kept, 0 broken" in done.stdout
+    assert "ignored" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("alref_edge/media/masks.py", "from alref_edge.runtime import Session", "Imports run one way"),
+        ("alref_edge/bundle/files.py", "def f():\n    from alref_edge.models import sam2", "Imports run one way"),
+        ("alref_edge/models/yamnet/network.py", "import alref_edge.mllm.client", "Imports run one way"),
+        ("alref_edge/pipeline/rvos.py", "from alref_edge.writing import recording", "Imports run one way"),
+        ("alref_edge/new_room.py", "", "Imports run one way"),
+        ("alref_edge/media/limits.py", "def f():\n    from alref_edge.media import video", "No circles"),
+        ("export/weights.py", "from export.sam2 import exporter", "No circles"),
+        ("alref_edge/runtime/buffers.py", "def f():\n    import torch", "The runtime needs nothing of the build world"),
+        (
+            "alref_edge/datasets/synthetic/words.py",
+            "import export.weights",
+            "The runtime needs nothing of the build world",
+        ),
+    ],
+)
+def test_a_planted_violation_is_found(copy: Path, file: str, line: str, broken: str) -> None:
+    path = copy / file
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
+    try:
+        done = lint(copy)
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, encoding="utf-8")
+    assert done.returncode == 1, done.stdout
+    assert f"{broken} BROKEN" in done.stdout
