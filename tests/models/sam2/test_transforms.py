@@ -49,7 +49,7 @@ def test_resize_equals_torch(source: tuple[int, int], target: tuple[int, int], a
     resized = resize(planes, *target)
     assert resized.dtype == np.float32
     expected = np.concatenate([interpolate(plane[None], target, antialias=antialias) for plane in planes])
-    # Without antialiasing, targets whose sides add up to 128 or less are another kernel in torch, which rounds otherwise.
+    # Without antialiasing, torch has another kernel for targets whose sides add up to 128 or less.
     close = 0 if antialias or sum(target) > 128 else 1e-6
     np.testing.assert_allclose(resized, expected, rtol=0, atol=close)
 
