@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
@@ -97,9 +96,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 def in_options(error: AlrefError) -> str:
     """What an error says, with the options of the command line in place of Python's arguments."""
-    told = copy(error)
-    told.mend = error.mend and re.sub("`([^`]+)`", lambda found: _AS_OPTION.get(found[1], found[0]), error.mend)
-    return str(told)
+    return error.told(error.mend and re.sub("`([^`]+)`", lambda found: _AS_OPTION.get(found[1], found[0]), error.mend))
 
 
 class Program(TyperGroup):
