@@ -323,6 +323,22 @@ def test_a_path_with_a_colon_is_read_when_it_is_clearly_a_path(folder: Path) -> 
     assert open_video(path).frame_count() == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("x.mkv", "libx264"), ("x.mkv", "libvpx"), ("x.webm", "libvpx-vp9"), ("x.mp4", "libx264"), ("x.ts", "libx264")],
+)
+@pytest.mark.parametrize("start_s", [10, 20_000])
+def test_a_whole_video_that_starts_late_is_as_long_as_its_pictures(
+    name: str, codec: str, start_s: int, folder: Path
+) -> None:
+    path = make_clip(folder / name, 40, codec=codec, b_frames=0, times=range(25 * start_s, 25 * start_s + 40))
+    source = open_video(path, Limits(duration_s=2))
+    assert source.frame_count() == 40
+    assert source.times_s()[0] == pytest.approx(start_s, abs=2)
+    assert source.info.duration_s == pytest.approx(1.6, abs=0.05)
+    assert not source.warnings
+
+
 def test_limits_that_just_fit_are_no_error(folder: Path) -> None:
     path = make_clip(folder / "fits.mp4", 10)
     limits = Limits(bytes=path.stat().st_size, pixels=128 * 96, frames=10, duration_s=0.4001)
