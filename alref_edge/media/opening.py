@@ -33,7 +33,6 @@ DEMUXERS = (
 ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError, struct.error)
 _READ_BYTES = 1 << 18
 _MOST_CHUNKS = 1000
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,6 @@ class Medium:
     noun: str
     formats: str
     mend: str
-
-
-def local_path(path: str | os.PathLike[str], medium: Medium) -> Path:
-    """The path, if it is one and no address. MediaError otherwise."""
-    name = os.fspath(path)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise MediaError(f"The path of {medium.noun} is not a path.", expected="the name of a file", got=repr(name))
-    # A path object is no address, and has lost the ./ that tells a name with a colon from one.
-    if isinstance(path, str) and _ADDRESS.match(name):
-        raise MediaError(
-            f"{name} is an address, not a file; nothing is read from a network.",
-            expected="a local file",
-            got=name.split(":", 1)[0] + ":",
-            mend="copy the file to this machine (a file whose name has a colon is given as ./NAME).",
-        )
-    return Path(name)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from av.stream import Discard
 
 from alref_edge.errors import MediaError
 from alref_edge.media.audio import Audio, AudioInfo, AudioLimits
-from alref_edge.media.opening import ERRORS, Medium, local_path, open_container, reason, stated_s
+from alref_edge.media.files import local_path
+from alref_edge.media.opening import ERRORS, Medium, open_container, reason, stated_s
 from alref_edge.media.resample import make_resampler
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _NOTHING = 1e-12
 
 def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo | None:
     """`probe_audio`, once PyAV is wanted."""
-    where = local_path(path, SOUND)
+    where = local_path(path, SOUND.noun)
     with _opened(where, limits) as container:
         stream = _best(container)
         return None if stream is None else _info(container, stream, limits, where)
@@ -47,7 +48,7 @@ def decode_track(
     path: str | os.PathLike[str], limits: AudioLimits, rate: int, origin_s: float | None, resampler: str
 ) -> Audio:
     """`decode_audio`, once PyAV is wanted."""
-    where = local_path(path, SOUND)
+    where = local_path(path, SOUND.noun)
     audio: Audio | None
     audio, louder = _decode(where, limits, rate, origin_s, resampler, None)
     if louder is not None:
