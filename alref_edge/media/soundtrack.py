@@ -15,7 +15,8 @@ from av.stream import Discard
 
 from alref_edge.errors import MediaError
 from alref_edge.media.audio import AudioLimits
-from alref_edge.media.opening import ERRORS, local_path, open_container, reason
+from alref_edge.media.files import local_path
+from alref_edge.media.opening import ERRORS, open_container, reason
 from alref_edge.media.track import SOUND, Track
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Soundtrack:
     def __init__(
         self, path: str | os.PathLike[str], origin_s: float | None = None, limits: AudioLimits | None = None
     ) -> None:
-        self._path = local_path(path, SOUND)
+        self._path = local_path(path, SOUND.noun)
         self._limits = limits or AudioLimits()
         self.warnings: list[str] = []
         self._stack = ExitStack()
