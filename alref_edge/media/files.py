@@ -33,7 +33,7 @@ def local_path(path: str | os.PathLike[str], noun: str, expected: str = "a local
             f"{name} is an address, not a file; nothing is read from a network.",
             expected=expected,
             got=name.split(":", 1)[0] + ":",
-            mend=f"copy the {noun.removeprefix('a ')} to this machine (a file whose name has a colon is given as ./NAME).",
+            mend=f"copy the {noun.removeprefix('a ')} to this machine (a file with a colon in its name is given as ./NAME).",
         )
     return Path(name)
 

@@ -145,8 +145,6 @@ class VideoFile(VideoSource):
     def _note_losses(self, holds_s: float) -> None:
         """Warns where the headers promise a longer video, or where an even clock has holes."""
         name, promises_s = self.path.name, self._promised_s
-        if "matroska" in self._format and self._times is not None:
-            promises_s -= max(0.0, float(self._times[0]))  # it counts from 0 on its clock
         if promises_s - holds_s > max(3 / self.info.fps, 0.05 * promises_s):
             self._note(f"{name} promises {promises_s:.1f} s of pictures and holds {holds_s:.1f} s")
         listed = self._listed and (self._index is not None or self._codec == "gif")

@@ -266,23 +266,3 @@ def test_a_title_in_another_encoding_is_no_damage(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b"Lavf", b"\xe9\xe8\xff\xfe"))
     assert open_video(path).frame_count() == 5
-
-
-@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mov", ".ts", ".avi"])
-@pytest.mark.parametrize("start_s", [0, 3, 10])
-def test_a_whole_video_that_starts_late_lacks_nothing(tmp_path: Path, suffix: str, start_s: int) -> None:
-    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(suffix, "libx264")
-    times = [25 * start_s + frame for frame in range(30)]
-    given = {} if suffix == ".avi" else {"times": times, "time_base": Fraction(1, 25)}
-    path = make_clip(tmp_path / f"late{suffix}", 30, codec=codec, b_frames=0, **given)
-    source = open_video(path)
-    assert (source.frame_count(), source.warnings) == (30, [])
-
-
-def test_what_is_missing_of_a_video_that_starts_late_is_told(tmp_path: Path) -> None:
-    times = [250 + frame for frame in range(200)]
-    path = make_clip(tmp_path / "late.mkv", 200, b_frames=0, gop=10, times=times, time_base=Fraction(1, 25))
-    data = path.read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
-    with pytest.raises(MediaError, match="truncated"):
-        open_video(tmp_path / "cut.mkv")
