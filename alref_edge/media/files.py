@@ -29,11 +29,12 @@ def local_path(path: str | os.PathLike[str], noun: str, expected: str = "a local
         raise MediaError(f"The path of {noun} is not a path.", expected=expected, got=repr(name))
     # A path object is no address, and has lost the ./ that tells a name with a colon from one.
     if isinstance(path, str) and _ADDRESS.match(name):
+        what = noun.removeprefix("a ")
         raise MediaError(
             f"{name} is an address, not a file; nothing is read from a network.",
             expected=expected,
             got=name.split(":", 1)[0] + ":",
-            mend=f"copy the {noun.removeprefix('a ')} to this machine (a file with a colon in its name is given as ./NAME).",
+            mend=f"copy the {what} to this machine (a file whose name has a colon is given as ./NAME).",
         )
     return Path(name)
 

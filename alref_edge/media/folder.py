@@ -282,7 +282,8 @@ def _opened(path: Path) -> Iterator[_Picture]:
             file.seek(0)
             image = Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError as error:
-            raise damaged(path, kind_of(file) or "neither") from error
+            ours = magic.startswith((_JPEG_MAGIC, _PNG_MAGIC))
+            raise damaged(path, "a damaged header" if ours else kind_of(file) or "neither") from error
         except _DAMAGE as error:
             raise damaged(path, error) from error
         width, height = image.size

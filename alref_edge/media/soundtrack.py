@@ -17,7 +17,7 @@ from alref_edge.errors import MediaError
 from alref_edge.media.audio import AudioLimits
 from alref_edge.media.files import local_path
 from alref_edge.media.opening import ERRORS, open_container, reason
-from alref_edge.media.track import SOUND, Track
+from alref_edge.media.track import SOUND, Track, best_track
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -172,9 +172,7 @@ class Soundtrack:
 def _opened(path: Path, limits: AudioLimits) -> Iterator[tuple[InputContainer, AudioStream | None]]:
     """A container and the track of it that FFmpeg calls the best; None where it has none."""
     with open_container(path, SOUND, lambda size, what: limits.check("bytes", size, what)) as container:
-        tracks = container.streams.audio
-        best = container.streams.best("audio")
-        stream = tracks[tracks.index(best)] if best in tracks else tracks[0] if tracks else None
+        stream = best_track(container)
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all

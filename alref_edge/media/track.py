@@ -40,7 +40,7 @@ def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo 
     """`probe_audio`, once PyAV is wanted."""
     where = local_path(path, SOUND.noun)
     with _opened(where, limits) as container:
-        stream = _best(container)
+        stream = best_track(container)
         return None if stream is None else _info(container, stream, limits, where)
 
 
@@ -63,7 +63,7 @@ def _decode(
     """The sound of one channel, or the mean of all; then, whether one is to be heard alone since the mean loses it."""
     samples = bytearray()
     with _opened(where, limits) as container:
-        stream = _best(container)
+        stream = best_track(container)
         if stream is None:
             kinds = sorted({other.type for other in container.streams})
             raise MediaError(
@@ -280,7 +280,8 @@ def _opened(path: Path, limits: AudioLimits) -> AbstractContextManager[InputCont
     return open_container(path, SOUND, lambda size, what: limits.check("bytes", size, what))
 
 
-def _best(container: InputContainer) -> AudioStream | None:
+def best_track(container: InputContainer) -> AudioStream | None:
+    """The track of sound that FFmpeg calls the best; None where there is none."""
     tracks = container.streams.audio
     best = container.streams.best("audio")
     # A track whose headers make no sense is not called best; it is left to the decoder to say what is wrong with it.
