@@ -12,7 +12,18 @@ from typing import Any
 from alref_edge import __version__, offline
 from alref_edge.errors import AlrefError
 
-_NEEDED = ("numpy", "av", "httpx", "pillow", "pycocotools", "pymupdf-fonts", "soxr", "tokenizers", "typer")
+_NEEDED = (
+    "numpy",
+    "av",
+    "httpx",
+    "msgspec",
+    "pillow",
+    "pycocotools",
+    "pymupdf-fonts",
+    "soxr",
+    "tokenizers",
+    "typer",
+)
 _BACKENDS = ("onnxruntime", "onnxruntime-gpu", "tensorrt")
 _OTHERS = (
     "torch",

@@ -23,13 +23,17 @@ class AlrefError(Exception):
         self.mend = mend
 
     def __str__(self) -> str:
+        return self.told(self.mend)
+
+    def told(self, mend: str | None) -> str:
+        """The error in one paragraph, with its mend in other words, such as those of the command line."""
         text = self.message
         if self.expected is not None:
             text += f" Expected: {self.expected}."
         if self.got is not None:
             text += f" Got: {self.got}."
-        if self.mend is not None:
-            text += f" To mend it: {self.mend}"
+        if mend is not None:
+            text += f" To mend it: {mend}"
         return text
 
 

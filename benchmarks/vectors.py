@@ -47,10 +47,25 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         weights = official_checkpoints(Bundle.open())
         _sam2(weights["sam2"], Path(folder))
+        np.savez(Path(folder) / "masks.npz", **drawn_masks())
+        run_official("sam2_masks", str(Path(folder) / "masks.npz"), str(FOLDER / "mask_prompts.npz"))
         _grounding_dino(weights["grounding_dino"], Path(folder))
     for path in sorted(FOLDER.rglob("*.*")):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
     return 0
+
+
+def drawn_masks() -> dict[str, np.ndarray]:
+    """Masks with edges that tie after a resize: at one half in the prompt, at zero in what is shown of it."""
+    masks = {}
+    for height, width in ((211, 333), (333, 211), (720, 1280), (1080, 1920), (3, 5)):
+        y, x = np.mgrid[:height, :width]
+        for side in (1, 8):
+            masks[f"checks_{side}_{height}x{width}"] = (x // side + y // side) % 2 == 0
+        masks[f"stripes_{height}x{width}"] = (x % 2 == 0) & (y < height / 2)
+        masks[f"random_{height}x{width}"] = np.random.default_rng(0).random((height, width)) < 0.5
+        masks[f"point_{height}x{width}"] = (x == width // 2) & (y == height // 2)
+    return masks
 
 
 def _write_frames() -> None:

@@ -21,12 +21,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.cli.console import printable, progress_line
+from alref_edge.cli.console import printable, progress_line, warn
 from alref_edge.cli.run import read_sentences
 from alref_edge.datasets.synthetic import make_scene
 from alref_edge.media import open_video
 from alref_edge.pipeline.measure import Progress
 from tests.media.clips import make_clip
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "alref_edge"]
@@ -357,6 +362,13 @@ def test_the_doctor_says_what_works(nano_bundle: Path, tmp_path: Path) -> None:
     assert "videos cannot be run yet" in ill.stdout
 
 
+def test_the_doctor_looks_for_all_that_the_package_needs() -> None:
+    from alref_edge.doctor import _NEEDED
+
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert sorted(_NEEDED) == sorted(re.split("[><=]", each)[0] for each in needed)
+
+
 def test_the_doctor_finds_two_builds_of_one_module(monkeypatch: pytest.MonkeyPatch, nano_bundle: Path) -> None:
     from alref_edge import doctor
 
@@ -498,6 +510,20 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     assert shown.endswith("\r\x1b[K")
     with progress_line(screen, quiet=True) as nothing:
         assert nothing is None
+
+
+def test_a_line_for_a_person_takes_the_place_of_the_line_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the LLM's server is asked again in the midst of it."""
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress_line() as progress:
+        assert progress is not None
+        progress(Progress("forward", 1, 5))
+        warn("a request is sent again")
+        progress(Progress("forward", 5, 5))
+    said = re.sub("\x1b\\[[0-9]+m", "", screen.getvalue())
+    assert "\r\x1b[Kwarning: a request is sent again\n\r\x1b[Kforward" in said
 
 
 def test_a_folders_masks_and_an_images_overlay(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
@@ -48,6 +47,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notices
 Clean = Annotated[bool, typer.Option("--clean", help="Remove what killed runs left beside the output.")]
 
 _UNPRINTED = 9
+_shown: list[_ProgressLine | _ProgressLog] = []
 # Click's own, or the copy of it that Typer brings.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 # What moves the cursor, begins a line, hides or turns around what follows: C0, DEL, C1, separators, bidi controls.
@@ -97,9 +97,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
 def in_options(error: AlrefError) -> str:
     """What an error says, with the options of the command line in place of Python's arguments."""
-    told = copy(error)
-    told.mend = error.mend and re.sub("`([^`]+)`", lambda found: _AS_OPTION.get(found[1], found[0]), error.mend)
-    return str(told)
+    return error.told(error.mend and re.sub("`([^`]+)`", lambda found: _AS_OPTION.get(found[1], found[0]), error.mend))
 
 
 class Program(TyperGroup):
@@ -225,7 +223,9 @@ def read_lines(file: Path, one: str, many: str) -> list[str]:
 
 
 def say(text: str, colour: str | None = None) -> None:
-    """A line for a person, on stderr."""
+    """A line for a person, on stderr, in place of the line of progress if one is shown."""
+    for line in _shown:
+        line.clear()
     typer.secho(printable(" ".join(text.split()), sys.stderr), err=True, fg=colour)
 
 
@@ -367,7 +367,9 @@ def progress_line(stream: TextIO | None = None, *, quiet: bool = False) -> Itera
         yield None
         return
     line = _ProgressLine(stream) if stream.isatty() and os.environ.get("TERM") != "dumb" else _ProgressLog(stream)
+    _shown.append(line)
     try:
         yield line
     finally:
+        _shown.remove(line)
         line.clear()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from alref_edge.cli.console import say
+from alref_edge.cli.console import warn
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ class Reasoning:
             max_tokens=self.llm_max_tokens,
             thinking=self.llm_thinking,
         )
-        with MllmClient(endpoint, settings=settings, cache_dir=cache, transcript=self.transcript, notice=say) as client:
+        with MllmClient(
+            endpoint, settings=settings, cache_dir=cache, transcript=self.transcript, notice=warn
+        ) as client:
             root = client.root
             allowed = None if root is None else pixel_budget(root)
             most = min(PIXEL_BUDGET, allowed or PIXEL_BUDGET)

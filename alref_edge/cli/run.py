@@ -94,10 +94,13 @@ def run(
     pivots: Annotated[Path | None, typer.Option(help="The file that --selector replay reads, for sentences.")] = None,
     semantic: Annotated[bool, typer.Option("--semantic", help="With --audio: also write maps of classes.")] = False,
     categories: Annotated[
-        Path | None, typer.Option(help="With --audio: a file of what may sound, one name a line; line k is class k.")
+        Path | None,
+        typer.Option(
+            help="With --audio: a file of what may sound, line k for class k; else --setting's or the bundle's."
+        ),
     ] = None,
     silence_gate: Annotated[
-        bool | None, typer.Option(help="With --audio: empty masks in silent seconds; off where answers are replayed.")
+        bool | None, typer.Option(help="With --audio: empty masks in silent seconds; off with --setting if left out.")
     ] = None,
     setting: Annotated[
         str | None, typer.Option(help="With --audio: numbers of the paper for s4, ms3, avss or v2_binary.")

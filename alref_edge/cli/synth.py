@@ -77,5 +77,5 @@ def synth(
         )
         return
     needs = LAYOUTS[written.layout].needs
-    left = f", {len(written.left_out)} scenes left out that lack {needs}" if written.left_out else ""
-    echo(f"{len(written.videos)} videos as {written.layout} ({written.split}){left}: {out}")
+    left = f"; {len(written.left_out)} scenes are left out that lack {needs}" if written.left_out else ""
+    echo(f"{len(written.videos)} videos as {written.layout} ({written.split}): {out}{left}")

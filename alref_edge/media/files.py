@@ -1,13 +1,42 @@
-"""The one way to a file's bytes: local, regular, opened once and without waiting."""
+"""The one way to a file's bytes: a local path, a regular file, opened once and without waiting."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from alref_edge.errors import MediaError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+
+
+def local_path(path: str | os.PathLike[str], noun: str, expected: str = "a local file") -> Path:
+    """The path, if it is one and no address.
+
+    Args:
+        path: as the user gave it.
+        noun: what it is of, such as "a sound".
+        expected: what it should name.
+
+    Raises:
+        MediaError: it is none.
+    """
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise MediaError(f"The path of {noun} is not a path.", expected=expected, got=repr(name))
+    # A path object is no address, and has lost the ./ that tells a name with a colon from one.
+    if isinstance(path, str) and _ADDRESS.match(name):
+        what = noun.removeprefix("a ")
+        raise MediaError(
+            f"{name} is an address, not a file; nothing is read from a network.",
+            expected=expected,
+            got=name.split(":", 1)[0] + ":",
+            mend=f"copy the {what} to this machine (a file whose name has a colon is given as ./NAME).",
+        )
+    return Path(name)
 
 
 def open_regular(path: Path, expected: str) -> tuple[BinaryIO, int]:

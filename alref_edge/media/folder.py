@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from alref_edge.errors import MediaError
+from alref_edge.media.content import kind_of
 from alref_edge.media.files import open_regular, unreadable
 from alref_edge.media.limits import Limits
 from alref_edge.media.pictures import PngHeader, check_scans, jpeg_scans, png_header
@@ -280,6 +281,9 @@ def _opened(path: Path) -> Iterator[_Picture]:
                 jpeg_scans(file, 0)
             file.seek(0)
             image = Image.open(file, formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            ours = magic.startswith((_JPEG_MAGIC, _PNG_MAGIC))
+            raise damaged(path, "a damaged header" if ours else kind_of(file) or "neither") from error
         except _DAMAGE as error:
             raise damaged(path, error) from error
         width, height = image.size

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 
-from alref_edge.errors import InputError, MediaError
-from alref_edge.media.files import empty, open_regular, unreadable
+from alref_edge.errors import InputError
+from alref_edge.media.files import empty, local_path, open_regular, unreadable
 from alref_edge.media.limits import Limits
 from alref_edge.media.source import VideoSource
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _EXPECTED = "a video file or a folder of frames"
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
@@ -41,17 +38,7 @@ def open_video(path: str | os.PathLike[str], limits: Limits | None = None, *, fp
     limits = limits or Limits()
     if not 0 < fps < 1e6:
         raise InputError("The frame rate is out of range.", expected="above 0 frames per second", got=fps)
-    name = os.fspath(path)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise MediaError("A video's path is not a path.", expected="the name of a file or folder", got=repr(name))
-    if _ADDRESS.match(name):
-        raise MediaError(
-            f"{name} is an address, not a file; nothing is read from a network.",
-            expected="a local file or folder",
-            got=name.split(":", 1)[0] + ":",
-            mend="copy the video to this machine (a file whose name has a colon is given as ./NAME).",
-        )
-    where = Path(name)
+    where = local_path(path, "a video", "a local file or folder")
     if os.path.isdir(where):
         from alref_edge.media.folder import open_folder
 

@@ -20,7 +20,9 @@ from alref_edge.media.content import kind_of
 from alref_edge.media.files import empty, open_regular
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 # Demuxers that read one file and never name another: playlists, image sequences, concatenations and devices stay out.
 DEMUXERS = (
@@ -31,7 +33,6 @@ DEMUXERS = (
 ERRORS = (av.FFmpegError, OSError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError, struct.error)
 _READ_BYTES = 1 << 18
 _MOST_CHUNKS = 1000
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,6 @@ class Medium:
     noun: str
     formats: str
     mend: str
-
-
-def local_path(path: str | os.PathLike[str], medium: Medium) -> Path:
-    """The path, if it is one and no address. MediaError otherwise."""
-    name = os.fspath(path)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise MediaError(f"The path of {medium.noun} is not a path.", expected="the name of a file", got=repr(name))
-    # A path object is no address, and has lost the ./ that tells a name with a colon from one.
-    if isinstance(path, str) and _ADDRESS.match(name):
-        raise MediaError(
-            f"{name} is an address, not a file; nothing is read from a network.",
-            expected="a local file",
-            got=name.split(":", 1)[0] + ":",
-            mend="copy the file to this machine (a file whose name has a colon is given as ./NAME).",
-        )
-    return Path(name)
 
 
 @contextmanager
@@ -164,6 +149,22 @@ def wave_bytes(file: BinaryIO) -> int | None:
             return offset + length if 0 < length < 0x7FFFF000 else None
         offset += length + length % 2
     return None
+
+
+def stated_s(container: InputContainer, stream: AudioStream | VideoStream) -> tuple[float, bool]:
+    """How long the headers say that a track is, in seconds, 0 where they do not; and whether they say it of the track.
+
+    Matroska counts every length from 0 on its clock; what lies before the first sample is taken off again.
+    """
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base), True
+    from_zero = "matroska" in container.format.name
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if tag is not None:
+        begin_s = float((stream.start_time or 0) * (stream.time_base or 0)) if from_zero else 0.0
+        return max(0.0, 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - max(0.0, begin_s)), True
+    begin = max(0, container.start_time or 0) if from_zero else 0
+    return max(0, (container.duration or 0) - begin) / 1e6, len(container.streams) == 1
 
 
 def reason(error: object) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
-from alref_edge.media.opening import ERRORS, local_path, open_container, reason
-from alref_edge.media.track import SOUND, Track
+from alref_edge.media.files import local_path
+from alref_edge.media.opening import ERRORS, open_container, reason
+from alref_edge.media.track import SOUND, Track, best_track
 from alref_edge.media.waveform import AudioLimits
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Soundtrack:
     def __init__(
         self, path: str | os.PathLike[str], origin_s: float | None = None, limits: AudioLimits | None = None
     ) -> None:
-        self._path = local_path(path, SOUND)
+        self._path = local_path(path, SOUND.noun)
         self._limits = limits or AudioLimits()
         self.warnings: list[str] = []
         self._stack = ExitStack()
@@ -171,9 +172,7 @@ class Soundtrack:
 def _opened(path: Path, limits: AudioLimits) -> Iterator[tuple[InputContainer, AudioStream | None]]:
     """A container and the track of it that FFmpeg calls the best; None where it has none."""
     with open_container(path, SOUND, lambda size, what: limits.check("bytes", size, what)) as container:
-        tracks = container.streams.audio
-        best = container.streams.best("audio")
-        stream = tracks[tracks.index(best)] if best in tracks else tracks[0] if tracks else None
+        stream = best_track(container)
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
-from alref_edge.media.opening import ERRORS, Medium, local_path, open_container, reason
+from alref_edge.media.files import local_path
+from alref_edge.media.opening import ERRORS, Medium, open_container, reason, stated_s
 from alref_edge.media.resample import make_resampler
 from alref_edge.media.waveform import Audio, AudioInfo, AudioLimits
 
@@ -38,9 +38,9 @@ _NOTHING = 1e-12
 
 def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo | None:
     """`probe_audio`, once PyAV is wanted."""
-    where = local_path(path, SOUND)
+    where = local_path(path, SOUND.noun)
     with _opened(where, limits) as container:
-        stream = _best(container)
+        stream = best_track(container)
         return None if stream is None else _info(container, stream, limits, where)
 
 
@@ -48,7 +48,7 @@ def decode_track(
     path: str | os.PathLike[str], limits: AudioLimits, rate: int, origin_s: float | None, resampler: str
 ) -> Audio:
     """`decode_audio`, once PyAV is wanted."""
-    where = local_path(path, SOUND)
+    where = local_path(path, SOUND.noun)
     audio: Audio | None
     audio, louder = _decode(where, limits, rate, origin_s, resampler, None)
     if louder is not None:
@@ -63,7 +63,7 @@ def _decode(
     """The sound of one channel, or the mean of all; then, whether one is to be heard alone since the mean loses it."""
     samples = bytearray()
     with _opened(where, limits) as container:
-        stream = _best(container)
+        stream = best_track(container)
         if stream is None:
             kinds = sorted({other.type for other in container.streams})
             raise MediaError(
@@ -280,7 +280,8 @@ def _opened(path: Path, limits: AudioLimits) -> AbstractContextManager[InputCont
     return open_container(path, SOUND, lambda size, what: limits.check("bytes", size, what))
 
 
-def _best(container: InputContainer) -> AudioStream | None:
+def best_track(container: InputContainer) -> AudioStream | None:
+    """The track of sound that FFmpeg calls the best; None where there is none."""
     tracks = container.streams.audio
     best = container.streams.best("audio")
     # A track whose headers make no sense is not called best; it is left to the decoder to say what is wrong with it.
@@ -297,7 +298,7 @@ def _info(container: InputContainer, stream: AudioStream, limits: AudioLimits, p
             got="an unknown codec",
             mend=f"re-encode it elsewhere: {SOUND.mend}",
         )
-    duration_s, _ = _promised_s(container, stream)
+    duration_s, _ = stated_s(container, stream)
     info = AudioInfo(
         context.sample_rate or 0, context.channels or 0, duration_s, context.name, len(container.streams.audio)
     )
@@ -307,24 +308,13 @@ def _info(container: InputContainer, stream: AudioStream, limits: AudioLimits, p
     return info
 
 
-def _promised_s(container: InputContainer, stream: AudioStream) -> tuple[float, bool]:
-    """How long the headers say that a track is, 0 where they do not; and whether that is said of the track itself."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base), True
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if match is not None:
-        return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]), True
-    return (container.duration or 0) / 1e6, len(container.streams) == 1
-
-
 def _missing_s(container: InputContainer, stream: AudioStream, track: Track) -> float:
     """How much less sound was decoded than the headers promise of the track; 0 if not clearly less.
 
-    Of a track that starts late a container may promise what lies before it too: Matroska counts from 0 on its clock.
+    Of a track that starts late a container may promise what lies before it too.
     """
-    promised_s, of_the_track = _promised_s(container, stream)
-    begin_s = 0.0 if "matroska" in container.format.name else (container.start_time or 0) / 1e6
-    missing_s = promised_s - max(track.heard_s, track.end_s - begin_s)
+    promised_s, of_the_track = stated_s(container, stream)
+    missing_s = promised_s - max(track.heard_s, track.end_s - (container.start_time or 0) / 1e6)
     return missing_s if of_the_track and missing_s > max(1.0, 0.1 * promised_s) else 0.0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -21,7 +20,7 @@ from alref_edge.media.containers import fragment_samples
 from alref_edge.media.files import open_regular
 from alref_edge.media.index import index_packets
 from alref_edge.media.limits import Limits
-from alref_edge.media.opening import ERRORS, Medium, open_container, reason
+from alref_edge.media.opening import ERRORS, Medium, open_container, reason, stated_s
 from alref_edge.media.pictures import check_scans
 from alref_edge.media.source import VideoInfo, VideoSource
 from alref_edge.media.turn import Turn
@@ -77,9 +76,10 @@ class VideoFile(VideoSource):
             self._check_headers(container, stream)
             self._listed = self._count_listed(container, stream)
             self._time_base = stream.time_base or Fraction(1)
-            header_s = _seconds(container, stream)
+            header_s, of_the_track = stated_s(container, stream)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            self._promised_s, self._promised = _promised_s(container, stream), stream.frames
+            dated = of_the_track and _DATED & set(self._format.split(","))
+            self._promised_s, self._promised = header_s if dated else 0.0, stream.frames
             if "avi" in self._format.split(","):
                 # Its headers count the pictures that are repeated, too.
                 self._promised = sum(1 for entry in stream.index_entries if entry.size)
@@ -305,7 +305,7 @@ class VideoFile(VideoSource):
         context: VideoCodecContext = stream.codec_context
         self.limits.check_pixels(context.width, context.height, self.path)
         self.limits.check_frames(stream.frames, self.path)
-        self.limits.check_duration(_seconds(container, stream), self.path)
+        self.limits.check_duration(stated_s(container, stream)[0], self.path)
 
     def _check_frame(self, frame: VideoFrame, number: int | None) -> None:
         stored = getattr(self, "_stored", None)
@@ -453,21 +453,3 @@ def _decoded(stream: VideoStream, packet: Packet[VideoStream]) -> tuple[Sequence
         return [], None
     except av.FFmpegError as error:
         return [], error
-
-
-def _seconds(container: InputContainer, stream: VideoStream) -> float:
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / 1e6
-
-
-def _promised_s(container: InputContainer, stream: VideoStream) -> float:
-    """How long the headers say that the pictures last, in seconds; 0 where they do not say it of this stream."""
-    if not _DATED & set(container.format.name.split(",")):
-        return 0.0
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
-    if tag:
-        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0

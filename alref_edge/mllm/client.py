@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -155,7 +155,9 @@ class MllmClient:
             if self._closed:
                 work.close()
                 raise _closed()
-            return asyncio.run_coroutine_threadsafe(self._until_closed(work), self._loop)
+            asked: list[Future[T]] = []
+            asked.append(asyncio.run_coroutine_threadsafe(self._until_closed(work, asked), self._loop))
+            return asked[0]
 
     def _wait(self, future: Future[T]) -> T:
         try:
@@ -184,11 +186,11 @@ class MllmClient:
         finally:
             self._loop.stop()
 
-    async def _until_closed(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _until_closed(self, work: Coroutine[Any, Any, T], asked: Sequence[Future[T]]) -> T:
         try:
             return await work
         except asyncio.CancelledError:
-            if self._closed:
+            if self._closed and not any(each.cancelled() for each in asked):  # somebody waits for it still
                 raise _closed() from None
             raise
 

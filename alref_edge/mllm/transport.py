@@ -280,7 +280,7 @@ class Transport:
             message, mend = "points to another address; that is never followed", "give the address itself."
         elif too_long:
             message = "cannot hold the question"
-            mend = "start it with a larger --context, or give images fewer pixels."
+            mend = "start it with a larger --context, or ask for less: --llm-max-tokens, --llm-pixels."
         else:
             message, mend = "refuses the request", "see its log."
         return Refused(

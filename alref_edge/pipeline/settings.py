@@ -41,6 +41,11 @@ class TrackingSettings:
                 f"The setting {name} is out of range.", expected=f"{low} to {high}", got=value, mend="change it."
             )
 
+    def _check_switch(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, bool):
+            raise InputError(f"The setting {name} is none.", expected="True or False", got=value)
+
     @classmethod
     def from_mapping(cls: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
         """Settings from names and values; see `changed`."""
@@ -94,8 +99,7 @@ class RvosSettings(TrackingSettings):
     def __post_init__(self) -> None:
         for name in ("frames_per_segment", "sample_step", "boxes_per_frame"):
             self._check(name, 1, 100_000, int)
-        if not isinstance(self.ask_short, bool):
-            raise InputError("The setting ask_short is none.", expected="True or False", got=self.ask_short)
+        self._check_switch("ask_short")
         for name in ("box_threshold", "text_threshold", "fallback_box_threshold", "fallback_text_threshold"):
             self._check(name, 0, 1, (int, float))
         if self.distinct_iou is not None:
@@ -190,6 +194,8 @@ class AvsSettings(TrackingSettings):
             self._check(name, 1, 1000, int)
         for name in ("tag_threshold", "box_threshold", "text_threshold"):
             self._check(name, 0, 1, (int, float))
+        for name in ("tag_whole_clips", "by_second"):
+            self._check_switch(name)
         self._check("window_s", 1, 60, int)
         self._check("segment_hop_s", 0.01, 60, (int, float))
         self._check("segment_threshold", -1, 1, (int, float))

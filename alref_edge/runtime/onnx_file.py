@@ -124,7 +124,7 @@ class _Reader:
     def _graph(self, start: int, end: int) -> list[ExternalTensor]:
         counts = dict.fromkeys(_GRAPH, 0)
         most = {1: MOST_NODES, 5: _MOST_TENSORS, 11: _MOST_ENDS, 12: _MOST_ENDS, 13: 2 * _MOST_EDGES}
-        found = []
+        found: dict[str, ExternalTensor] = {}
         for number, wire, first, last in self._fields(start, end, _GRAPH, "the graph"):
             counts[number] += 1
             if counts[number] > most.get(number, MOST_NODES):
@@ -133,9 +133,9 @@ class _Reader:
                 self._node(*self._bytes(wire, first, last))
             elif number == 5:
                 tensor = self._tensor(*self._bytes(wire, first, last))
-                if tensor is not None:
-                    found.append(tensor)
-        return found
+                if tensor is not None and found.setdefault(tensor.name, tensor) is not tensor:
+                    raise _Malformed(f"two initialisers {tensor.name!r}")
+        return list(found.values())
 
     def _node(self, start: int, end: int) -> None:
         for number, wire, first, last in self._fields(start, end, _NODE, "a node"):

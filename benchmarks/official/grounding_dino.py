@@ -6,8 +6,8 @@ Run by the Python of the reference environment, from the root of the clone:
 
 REQUEST.json holds `variant` (of `export.grounding_dino.configs`), `checkpoint` (an official `.pth`), `vocab` (its
 `vocab.txt`), and `runs`: a list of `{"name", "image", "caption", "resize", "box_threshold", "text_threshold"}`, where
-`resize` false takes the image as it is for the network's input. Each run becomes `OUT/<name>.npz`; one that is there
-already is not run again.
+`resize` false takes the image as it is for the network's input, and an optional `"onednn": false` rounds otherwise.
+Each run becomes `OUT/<name>.npz`; one that is there already is not run again.
 """
 
 from __future__ import annotations
@@ -222,13 +222,14 @@ def main(argv: list[str]) -> int:
     model = build_official(request["variant"], Path(request["checkpoint"]), Path(request["vocab"]))
     for run in runs:
         image = load_image(Path(run["image"]), model.resize if run["resize"] else None)
-        prediction = predict(
-            model,
-            image,
-            run["caption"],
-            box_threshold=run["box_threshold"],
-            text_threshold=run["text_threshold"],
-        )
+        with torch.backends.mkldnn.flags(enabled=run.get("onednn", True)):
+            prediction = predict(
+                model,
+                image,
+                run["caption"],
+                box_threshold=run["box_threshold"],
+                text_threshold=run["text_threshold"],
+            )
         save(prediction, options.out / f"{run['name']}.npz")
         print(f"{run['name']}: {len(prediction.kept)} boxes, {prediction.forward_s:.1f} s", flush=True)
     return 0

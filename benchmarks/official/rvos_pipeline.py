@@ -5,9 +5,9 @@ Run by the python of the reference environment:
     python -m benchmarks.official.rvos_pipeline JOB.json
 
 The job names a folder of JPEG frames, official-format checkpoints, and for each sentence the recorded answers
-(`target_frame_id`, `target_object_id` a segment). Written are one `.npz` a sentence (bool masks `[T, H, W]`) and
-`result.json` (pivot frames, boxes, seconds). Follows `rvos/ytvos` of AL-Ref-SAM 2: concat_stage_2.py and
-segment_inference_stage_2.py.
+(`target_frame_id`, `target_object_id` a segment); `"onednn": false` rounds otherwise. Written are one `.npz` a sentence
+(bool masks `[T, H, W]`) and `result.json` (pivot frames, boxes, seconds). Follows `rvos/ytvos` of AL-Ref-SAM 2:
+concat_stage_2.py and segment_inference_stage_2.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     results = []
     for number, sentence in enumerate(job["sentences"]):
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=job.get("onednn", True)):
             pivots = _pivots(sentence, frames, detect, job["box_threshold"], job["text_threshold"], job["top"])
             masks = _track(video_predictor, image_predictor, frames, pivots)
         np.savez_compressed(out / f"{number:02d}.npz", masks_thw=masks)

@@ -1,8 +1,9 @@
 """Runs the official SAM 2 video predictor (sam2 1.1.0) on a folder of JPEGs. For the reference environment's Python.
 
     PYTHONPATH=<clone> python -m benchmarks.official.sam2_video --variant sam2.1_tiny --checkpoint FILE.pt \
-        --frames FOLDER --job JOB.json --out RESULT.npz
+        --frames FOLDER --job JOB.json --out RESULT.npz [--onednn off]
 
+Without oneDNN the same sums are rounded otherwise: how far the two answers lie apart is the official code's own noise.
 The job: `{"prompts": [...], "sweeps": [{"reverse": false, "start": null}, ...], "fill_hole_area": 0}`, where a
 prompt is `{"frame": 0, "object": 1}` and one of `"mask": "a.png"` (beside the job), `"box": [x0, y0, x1, y1]`, or
 `"points"` and `"labels"`, the latter two with an optional `"clear_old_points"`; `"max_pivots_in_attention"` is the
@@ -153,9 +154,11 @@ def main() -> None:
     parser.add_argument("--variant", required=True)
     for name in ("--checkpoint", "--frames", "--job", "--out"):
         parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--onednn", choices=("on", "off"), default="on")
     options = parser.parse_args()
     predictor = build_official(options.variant, options.checkpoint, video=True)
-    result = run_job(predictor, options.frames, json.loads(options.job.read_text()), options.job.parent)
+    with torch.backends.mkldnn.flags(enabled=options.onednn == "on"):
+        result = run_job(predictor, options.frames, json.loads(options.job.read_text()), options.job.parent)
     np.savez(options.out, **result)
 
 

@@ -137,17 +137,20 @@ class _Bias(nn.Module):
 
 
 class _Projection(nn.Module):
-    """The 1x1 (or, on gathered neighbourhoods, 3x3) convolution to d channels, and its group norm."""
+    """The 1x1 (or, on gathered neighbourhoods, 3x3) convolution to d channels, and its group norm.
+
+    The weights are the right factor: engines pack it once, and no sum depends on the number of threads.
+    """
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         convolution, self.group_norm = layer[0], layer[1]
-        weight = convolution.weight.detach().permute(0, 2, 3, 1).flatten(1)
-        self.weight, self.bias = nn.Buffer(weight.contiguous()), nn.Buffer(convolution.bias.detach()[:, None].clone())
+        weight = convolution.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
+        self.weight, self.bias = nn.Buffer(weight.contiguous()), nn.Buffer(convolution.bias.detach().clone())
 
     def forward(self, rows_nc: torch.Tensor) -> torch.Tensor:
-        channels_dn = torch.addmm(self.bias, self.weight, rows_nc.transpose(0, 1))
-        return self.group_norm(channels_dn[None])[0].transpose(0, 1)
+        rows_nd = torch.addmm(self.bias, rows_nc, self.weight)
+        return self.group_norm(rows_nd.transpose(0, 1)[None])[0].transpose(0, 1)
 
 
 def _gather(rows_nc: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -195,7 +195,10 @@ class _Fusion(nn.Module):
 
         by_text = scores - scores.amax(dim=-1, keepdim=True)
         by_text = torch.softmax(torch.clamp(by_text, min=-_CLAMP, max=_CLAMP), dim=-1)
-        seen_htd = torch.matmul(by_text, rows).view(self.heads, -1, rows.shape[1])
+        # Transposed, the longer side of the result is split between threads, and not the shorter: a sum over all image
+        # tokens is then taken in the same blocks by any number of threads, and near-equal proposals keep their order.
+        seen_htd = torch.matmul(rows.transpose(0, 1), by_text.transpose(0, 1)).transpose(0, 1)
+        seen_htd = seen_htd.reshape(self.heads, -1, rows.shape[1])
         seen_htc = torch.matmul(seen_htd, self.value_weight) + self.value_bias
         seen = seen_htc.transpose(0, 1).flatten(1)
 

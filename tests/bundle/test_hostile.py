@@ -275,6 +275,7 @@ TABLES: dict[str, tuple[str, bytes]] = {
     "labels nested and closed": ("beats_as20k/labels.json", b"[" * 100_000 + b"]" * 100_000),
     "labels that are numbers": ("beats_as20k/labels.json", b"[[1, 2]]"),
     "labels of three": ("beats_as20k/labels.json", b'[["a", "b", "c"]]'),
+    "labels without a name": ("beats_as20k/labels.json", b"[" + b'["a", "b"], ' * 6 + b'["c", " "]]'),
     "a label too many": ("beats_as20k/labels.json", b'[["a", "b"], ["c", "d"]]'),
     "labels that are no text": ("beats_as20k/labels.json", b'[["\xff", "b"]]'),
     "a vocabulary nested without end": ("languagebind/vocab.json", b'{"a":' * 100_000),

@@ -244,3 +244,19 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, names: tuple[str, ...
         Image.new("RGB", (8, 8)).save(tmp_path / name, format="PNG")
     with pytest.raises(MediaError, match="two files for one frame"):
         open_video(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"GIF89a" + bytes(100), "a GIF image"),
+        (b"%PDF-1.7" + bytes(100), "a PDF document"),
+        (b"no picture at all", "text"),
+        (bytes(range(200, 256)) * 4, "neither"),
+    ],
+)
+def test_a_frame_that_is_something_else_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "1.png").write_bytes(content)
+    with pytest.raises(MediaError) as caught:
+        open_video(tmp_path)
+    assert caught.value.got == kind

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alref_edge.errors import InputError
+from alref_edge.errors import InputError, MediaError
 from alref_edge.media import Limits, VideoSource, open_video
 from tests.media.clips import cut, frame_number, make_clip, pattern, turn_clip
 
@@ -318,9 +318,30 @@ def test_a_stream_that_is_cut_gives_its_whole_pictures(folder: Path) -> None:
         assert all(np.array_equal(one, two) for one, two in zip(got[:-1], expected, strict=False))
 
 
-def test_a_path_with_a_colon_is_read_when_it_is_clearly_a_path(folder: Path) -> None:
+def test_a_path_with_a_colon_is_read_when_it_is_clearly_a_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip(folder / "plain.mp4", 2).rename(folder / "http:x.mp4")
     assert open_video(path).frame_count() == 2
+    monkeypatch.chdir(folder)
+    for clear in (Path("http:x.mp4"), "./http:x.mp4"):
+        assert open_video(clear).frame_count() == 2
+    with pytest.raises(MediaError, match="is an address"):
+        open_video("http:x.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("x.mkv", "libx264"), ("x.mkv", "libvpx"), ("x.webm", "libvpx-vp9"), ("x.mp4", "libx264"), ("x.ts", "libx264")],
+)
+@pytest.mark.parametrize("start_s", [10, 20_000])
+def test_a_whole_video_that_starts_late_is_as_long_as_its_pictures(
+    name: str, codec: str, start_s: int, folder: Path
+) -> None:
+    path = make_clip(folder / name, 40, codec=codec, b_frames=0, times=range(25 * start_s, 25 * start_s + 40))
+    source = open_video(path, Limits(duration_s=2))
+    assert source.frame_count() == 40
+    assert source.times_s()[0] == pytest.approx(start_s, abs=2)
+    assert source.info.duration_s == pytest.approx(1.6, abs=0.05)
+    assert not source.warnings
 
 
 def test_limits_that_just_fit_are_no_error(folder: Path) -> None:

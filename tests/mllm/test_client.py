@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import email.utils
+import gc
 import gzip
 import json
 import logging
@@ -675,6 +676,18 @@ def test_equal_questions_are_asked_once() -> None:
         assert llm.counters.prompt_tokens == 100
         llm.ask(question())  # without a cache, and no longer under way
         assert len(server.requests) == 2
+
+
+def test_a_question_taken_back_by_an_interruption_ends_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """An interruption takes back what is waited for, and then closes the client."""
+    with FakeServer(then=never) as server:
+        for _ in range(20):
+            with caplog.at_level(logging.ERROR, "asyncio"), client(server) as llm:
+                future = llm.submit(question())
+                time.sleep(0.02)
+                assert future.cancel()
+            gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_question_that_one_takes_back_is_still_asked_for_the_other() -> None:

@@ -395,6 +395,8 @@ def test_masks_are_given_back_and_frames_are_checked(pipeline: Pipeline, scene: 
         {"separator": 5},
         {"segment_hop_s": "x"},
         {"segment_threshold": None},
+        {"tag_whole_clips": "no"},
+        {"by_second": 0},
     ],
     ids=str,
 )

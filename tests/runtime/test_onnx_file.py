@@ -219,6 +219,17 @@ def test_what_is_no_more_than_that_runs(tmp_path: Path) -> None:
             )
 
 
+def test_two_weights_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would look for the second in the working directory."""
+    made = outside()
+    made.graph.initializer.add().CopyFrom(made.graph.initializer[1])
+    (tmp_path / "g.onnx").write_bytes(made.SerializeToString())
+    np.ones(20, np.float32).tofile(tmp_path / "weights.bin")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineError, match="two initialisers 'w'"):
+        open_session(tmp_path / "g.onnx", device="cpu", signature=SIGNATURE)
+
+
 def test_weights_that_are_a_link_are_refused(tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(outside().SerializeToString())
     np.ones(20, np.float32).tofile(tmp_path / "elsewhere")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from alref_edge.bundle import Bundle
 from alref_edge.models.grounding_dino import GroundingDino
-from alref_edge.models.sam2 import Sam2VideoTracker
-from benchmarks.vectors import CAPTIONS, TEXT_THRESHOLD
+from alref_edge.models.sam2 import Sam2VideoTracker, transforms
+from benchmarks.vectors import CAPTIONS, TEXT_THRESHOLD, drawn_masks
 from tests.models.sam2.jobs import assert_equal, assert_not_trivial, read_frames, run_job
 
 FOLDER = Path(__file__).parent
@@ -26,6 +26,17 @@ def test_sam2_tracks_as_the_official_code_did(nano_bundle: Path) -> None:
         ours, _ = run_job(tracker, read_frames(FOLDER / "frames"), job, FOLDER)
     assert_not_trivial(official, absent=False)
     assert_equal(official, ours)
+
+
+@pytest.mark.parametrize("name", drawn_masks())
+def test_mask_prompts_tie_as_in_the_official_code(name: str) -> None:
+    mask = drawn_masks()[name]
+    with np.load(FOLDER / "mask_prompts.npz") as answers:
+        prompt, shown = answers[f"prompt_{name}"], answers[f"shown_{name}"]
+    ours = transforms.mask_prompt(mask, 256)
+    np.testing.assert_array_equal(np.packbits(ours[0, 0] > 0), prompt)
+    logits = transforms.resize_bilinear(transforms.mask_logits(ours), 720, 1280)
+    np.testing.assert_array_equal(np.packbits(logits > 0), shown)
 
 
 @pytest.mark.parametrize("number", range(len(CAPTIONS)))

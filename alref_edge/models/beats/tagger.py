@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ RATE = 16_000
 LONGEST_S = 60.0
 """Longest sound that is tagged at once: attention takes memory by the square of its length, here about 2 GB."""
 
+_LabelName = Annotated[str, msgspec.Meta(pattern=r"\S")]
 _FULL_SCALE = 2.0**15  # the filter banks are those of 16-bit samples
 _EXPORT_AGAIN = "export the component again with `python -m export beats`."
 
@@ -181,7 +183,7 @@ def signature(config: BeatsConfig) -> Signature:
 def _read_labels(file: OpenFile) -> tuple[tuple[str, str], ...]:
     try:
         text = file.read(BeatsConfig.files["labels"]).decode()
-        return msgspec.json.decode(text, type=tuple[tuple[str, str], ...])
+        return msgspec.json.decode(text, type=tuple[tuple[str, _LabelName], ...])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{file.name} holds no labels.", expected="pairs of id and name", got=str(error), mend=_EXPORT_AGAIN

@@ -104,10 +104,9 @@ class TrackingState:
         if mask.ndim != 2 or not mask.size:
             raise InputError("A mask is not a plane.", expected="bool [height, width]", got=list(mask.shape))
         features = self._features_of(image)
-        out = self._graphs.session("mask_prompt").run(
-            {**features.feeds(), "mask": transforms.mask_prompt(mask, self._config.image_size)}
-        )
-        logits, score = out["low_res"][0, 0], float(out["object_score"][0, 0])
+        prompt = transforms.mask_prompt(mask, self._config.image_size)
+        out = self._graphs.session("mask_prompt").run({**features.feeds(), "mask": prompt})
+        logits, score = transforms.mask_logits(prompt), float(out["object_score"][0, 0])
         return self._prompted(frame, object_id, memory, features, Prompted(None, out["pointer"][0], logits, score))
 
     def add_points_or_box(

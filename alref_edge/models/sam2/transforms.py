@@ -10,6 +10,8 @@ from PIL import Image
 
 from alref_edge.errors import InputError
 
+_ROUNDED_TAPS = 4  # torch's antialiased resize takes so many products at once
+
 
 def check_image(image_hw3_u8: np.ndarray) -> None:
     """Raise an InputError unless this is an RGB image of bytes."""
@@ -68,13 +70,33 @@ def mask_prompt(mask_hw: np.ndarray, size: int) -> np.ndarray:
     return mask[None, None]
 
 
+def mask_logits(prompt_11ss: np.ndarray) -> np.ndarray:
+    """A mask prompt's own low-resolution logits, plus and minus 10, those of a pixel on the mask's edge between.
+
+    As `_use_mask_as_output` of sam2/modeling/sam2_base.py. Not taken from the graph, which sums in another order: an
+    edge that runs through the middle of a pixel is a tie.
+
+    Args:
+        prompt_11ss: of `mask_prompt`.
+
+    Returns:
+        float32 `[size / 4, size / 4]`.
+    """
+    side = prompt_11ss.shape[-1] // 4
+    return resize_antialiased(prompt_11ss[0, 0] * np.float32(20) - np.float32(10), side, side)
+
+
 def to_model_points(points_n2: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
     """Points in pixels of the image, xy, as points of the model's square, float32 `[N, 2]`."""
     return points_n2.astype(np.float32) / np.array([width, height], np.float32) * np.float32(size)
 
 
 def resize_antialiased(planes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resize whose filter widens when it shrinks, as torch's `interpolate(antialias=True)`.
+    """Bilinear resize whose filter widens when it shrinks, to the bit what torch's `interpolate(antialias=True)` gives.
+
+    Ties depend on the last bit: a mask is cut at one half after this. So every rounding is that of torch on a CPU with
+    fused multiply-add (x86 with AVX2 or AVX-512, any number of threads): after the first tap, taps are taken in fours,
+    each product rounded and then added; those left over are fused, one rounding each.
 
     Args:
         planes: float32 `[..., h, w]`.
@@ -84,18 +106,24 @@ def resize_antialiased(planes: np.ndarray, height: int, width: int) -> np.ndarra
     """
     for axis, target in ((-1, width), (-2, height)):
         if planes.shape[axis] != target:
-            indices, weights = _antialiased_taps(planes.shape[axis], target)
-            weights = _along(weights.astype(np.float64), axis)
+            indices, weights, fused = _antialiased_taps(planes.shape[axis], target)
+            weights, fused = _along(weights, axis), _along(fused, axis)
             total = np.take(planes, indices[0], axis) * weights[0].astype(np.float32)
-            # One rounding a step, as torch's fused multiply-add: a mask's ties at one half depend on it.
-            for index, weight in zip(indices[1:], weights[1:], strict=True):
-                total = (np.take(planes, index, axis) * weight + total).astype(np.float32)
+            for index, weight, is_fused in zip(indices[1:], weights[1:], fused[1:], strict=True):
+                product = np.take(planes, index, axis) * weight
+                if not is_fused.all():
+                    product = np.where(is_fused, product, product.astype(np.float32))
+                product += total
+                total = product.astype(np.float32)
             planes = total
     return planes
 
 
 def resize_bilinear(planes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resize from two neighbours an axis, as torch's `interpolate(align_corners=False)`.
+    """Bilinear resize from two neighbours an axis, to the bit what torch's `interpolate(align_corners=False)` gives.
+
+    Where a prompt's mask has its edge, logits are zero but for the last bit: as torch, the second product is rounded
+    and the first fused to it.
 
     Args:
         planes: float32 `[..., h, w]`.
@@ -107,12 +135,11 @@ def resize_bilinear(planes: np.ndarray, height: int, width: int) -> np.ndarray:
         if planes.shape[axis] != target:
             (lower, upper), weights = _bilinear_taps(planes.shape[axis], target)
             weights = _along(weights, axis)
-            total = np.take(planes, lower, axis)
-            total *= weights[0]
-            part = np.take(planes, upper, axis)
-            part *= weights[1]
-            total += part
-            planes = total
+            second = np.take(planes, upper, axis)
+            second *= weights[1]
+            total = np.take(planes, lower, axis) * weights[0].astype(np.float64)
+            total += second
+            planes = total.astype(np.float32)
     return planes
 
 
@@ -122,17 +149,22 @@ def _along(weights: np.ndarray, axis: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _antialiased_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and weights `[taps, target]` of a triangle filter, in float32 as torch computes them."""
+def _antialiased_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Taps `[taps, target]` of a triangle filter: indices, weights as torch rounds them, and which are fused."""
     scale = np.float32(source) / np.float32(target)
     support = max(scale, np.float32(1))
     centre = scale * (np.arange(target, dtype=np.float32) + np.float32(0.5))
-    first = np.maximum((centre - support + np.float32(0.5)).astype(np.int64), 0)
-    last = np.minimum((centre + support + np.float32(0.5)).astype(np.int64), source)
-    indices = first + np.arange((last - first).max())[:, None]
-    distance = np.abs((indices - centre + np.float32(0.5)).astype(np.float32) * (np.float32(1) / support))
+    first = np.maximum((centre - support + np.float64(0.5)).astype(np.int64), 0)
+    last = np.minimum((centre + support + np.float64(0.5)).astype(np.int64), source)
+    taps = np.arange((last - first).max())[:, None]
+    indices = first + taps
+    # torch's C++ halves are doubles: they widen what they are added to.
+    offset = (indices.astype(np.float32) - centre) + np.float64(0.5)
+    distance = np.abs((offset * np.float64(np.float32(1) / support)).astype(np.float32))
     weights = np.where(indices < last, np.maximum(np.float32(1) - distance, np.float32(0)), np.float32(0))
-    return np.minimum(indices, source - 1), weights / weights.sum(0, dtype=np.float32)
+    weights /= weights.sum(0, dtype=np.float32)
+    rounded = (last - first - 1) // _ROUNDED_TAPS * _ROUNDED_TAPS
+    return np.minimum(indices, source - 1), weights.astype(np.float64), taps > rounded
 
 
 @lru_cache(maxsize=32)

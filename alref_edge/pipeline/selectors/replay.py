@@ -22,6 +22,7 @@ _MEND = (
     f'write it as {{"schema": "{SCHEMA}", "sentences": [{{"text": "the dog", "pivots": [{{"frame": 20, "box": '
     "[x0, y0, x1, y1]}]}]}, box in pixels; the README has the other forms."
 )
+_MOST_SHOWN = 5
 _MAX_BYTES = 64 << 20
 RECORDED, GROUNDED = "as recorded", "grounded anew"
 
@@ -129,11 +130,13 @@ class ReplaySelector:
         if sentence in self.pivots:
             return self.pivots[sentence]
         if sentence not in self.answers and self.only is None:
+            known = sorted({*self.pivots, *self.answers})
+            more = f" or one of {len(known) - _MOST_SHOWN} more" if len(known) > _MOST_SHOWN else ""
             raise InputError(
                 "The file of pivots does not have this sentence.",
-                expected=sorted({*self.pivots, *self.answers}),
+                expected=(" or ".join(map(quoted, known[:_MOST_SHOWN])) or "none: it is empty") + more,
                 got=quoted(sentence),
-                mend="ask for one of these in `sentences`, or add it to the file.",
+                mend="ask for one that it has in `sentences`, or add this one to it.",
             )
         return None
 

@@ -17,6 +17,7 @@ from alref_edge.bundle import Bundle, Component
 from alref_edge.errors import BundleError, EngineError, InputError
 from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
+from alref_edge.runtime import SessionOptions
 from benchmarks.vectors import CAPTIONS
 
 VECTORS = Path(__file__).parent.parent.parent / "vectors"
@@ -109,6 +110,40 @@ def test_boxes_come_in_the_order_of_the_queries(detector: GroundingDino, image: 
     best = every.top(3)
     np.testing.assert_array_equal(best.scores_n, np.sort(every.scores_n)[::-1][:3])
     assert best.boxes_n4.dtype == best.scores_n.dtype == np.float32
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (97, 401), (333, 517)])
+@pytest.mark.parametrize("caption", ["the red circle", "a black cat. the wooden chair. two birds"])
+def test_no_bit_depends_on_the_number_of_threads(
+    component: Component, image: np.ndarray, height: int, width: int, caption: str
+) -> None:
+    """Proposals that are nearly equal would change places, and with them their queries."""
+    resized = np.asarray(Image.fromarray(image).resize((width, height)))
+    answers = []
+    for threads in (1, 2, 3, 8):
+        with GroundingDino.from_component(component, "cpu", options=SessionOptions(threads=threads)) as detector:
+            features = detector.encode_image(resized, resize=False)
+            answers.append((features.features.numpy(), *detector.predict_raw(features, detector.encode_text(caption))))
+    for other in answers[1:]:
+        for ours, theirs in zip(answers[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scores", [[0, 0, 0, 0, 0], [1, 2, 1, 2, 2], [3, 1, 2, 3, 1, 3]], ids=str)
+def test_equal_proposals_are_taken_by_index(component: Component, scores: list[float]) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is in the export environment")
+    import onnxruntime
+
+    decoder = onnx.load(component.graph("decoder"), load_external_data=False)
+    (node,) = (each for each in decoder.graph.node if each.op_type == "TopK")
+    infos = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in node.input[:1]}
+    count = onnx.helper.make_tensor(node.input[1], onnx.TensorProto.INT64, [1], [len(scores) - 1])
+    chosen = onnx.helper.make_tensor_value_info(node.output[1], onnx.TensorProto.INT64, None)
+    graph = onnx.helper.make_graph([node], "alone", list(infos.values()), [chosen], [count])
+    model = onnx.helper.make_model(graph, opset_imports=decoder.opset_import, ir_version=decoder.ir_version)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {node.input[0]: np.array(scores, np.float32)})
+    np.testing.assert_array_equal(rows, np.argsort(-np.array(scores), kind="stable")[: len(scores) - 1])
 
 
 def test_thresholds_are_exclusive(detector: GroundingDino, image: np.ndarray) -> None:

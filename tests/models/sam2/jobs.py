@@ -86,41 +86,81 @@ def masks_of(results: Results, sweep: int) -> np.ndarray:
     return np.unpackbits(results[f"masks_{sweep}"], count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
+# The standing bar is an IoU of 0.999, which for this many pixels is two of them.
+BAR, BAR_PIXELS = 0.999, 2000
+
+
+def ious(official: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """IoU of masks `[..., H, W]`, 1 where both are empty."""
+    common = (official & other).sum((-1, -2))
+    union = (official | other).sum((-1, -2))
+    return np.where(union > 0, common / np.maximum(union, 1), 1.0)
+
+
 def worst_iou(official: np.ndarray, ours: np.ndarray) -> float:
     """The least IoU of masks `[..., H, W]`, 1 where both are empty."""
-    common = (official & ours).sum((-1, -2))
-    union = (official | ours).sum((-1, -2))
-    return float(np.where(union > 0, common / np.maximum(union, 1), 1.0).min())
+    return float(ious(official, ours).min())
 
 
-def assert_equal(official: Results, ours: Results) -> dict[str, float]:
-    """Logits within 1e-3 or 1e-4 of their spread, IoU at least 0.999 on every frame, scores within 1e-3.
+def assert_equal(
+    official: Results, ours: Results, again: Results | None = None, *, noisy: bool = False
+) -> dict[str, float]:
+    """Logits within 1e-3 or 1e-4 of their spread, scores within 1e-3, IoU at least 0.999 on every frame.
+
+    Args:
+        official: what the official code answers.
+        ours: the same job.
+        again: the official code once more, rounding otherwise (oneDNN off): no answer need be nearer than this one.
+            Masks of fewer than 2,000 pixels may then differ by as much as the worst of these do, or by two pixels.
+        noisy: the frames hold so much noise that this goes for masks of every size.
 
     Returns:
-        The worst differences.
+        The worst differences, with `again` also those of the official code from itself, as `own_...`.
     """
-    worst = {"logits": 0.0, "allowed": np.inf, "scores": 0.0, "iou": 1.0}
+    worst = _differences(official, ours)
+    own = _differences(official, again) if again else {}
+    allowed = {"logits": worst.pop("allowed"), "scores": 1e-3}
+    own.pop("allowed", None)
+    for key, limit in allowed.items():
+        assert worst[key] <= max(limit, own.get(key, 0.0)), (key, limit, worst, own)
+    for sweep in (key.split("_")[1] for key in official if key.startswith("masks")):
+        masks = masks_of(official, int(sweep))
+        reached, pixels = ious(masks, masks_of(ours, int(sweep))), masks.sum((-1, -2))
+        bar = np.full(reached.shape, BAR)
+        if again:
+            lenient = (pixels < BAR_PIXELS) | noisy
+            two_pixels = 1 - 2 / np.maximum(pixels, 1)
+            bar = np.where(lenient, np.minimum(np.minimum(bar, own["iou"]), two_pixels), bar)
+        assert (reached >= bar).all(), (sweep, reached.min(), worst, own)
+    return worst | {f"own_{key}": value for key, value in own.items()}
+
+
+def _differences(official: Results, other: Results) -> dict[str, float]:
+    """The worst of logits, scores and IoU, and the difference of logits that is allowed, by the worst key."""
+    worst = {"logits": 0.0, "allowed": 1e-3, "scores": 0.0, "iou": 1.0}
+    excess = -np.inf
     for key, value in official.items():
         if key.startswith("frames"):
-            np.testing.assert_array_equal(ours[key], value)
+            np.testing.assert_array_equal(other[key], value)
         elif key.startswith("scores"):
-            worst["scores"] = max(worst["scores"], float(np.abs(ours[key] - value).max()))
+            worst["scores"] = max(worst["scores"], float(np.abs(other[key] - value).max()))
         elif key.startswith("masks"):
             sweep = int(key.split("_")[1])
-            worst["iou"] = min(worst["iou"], worst_iou(masks_of(official, sweep), masks_of(ours, sweep)))
+            worst["iou"] = min(worst["iou"], worst_iou(masks_of(official, sweep), masks_of(other, sweep)))
         elif key.startswith(("prompt", "low_res")):
             present = value[value > -1000]
             allowed = max(1e-3, 1e-4 * float(present.std()) if present.size else 0.0)
-            difference = float(np.abs(ours[key] - value).max())
-            assert difference <= allowed, f"{key}: {difference} > {allowed}"
-            worst["logits"], worst["allowed"] = max(worst["logits"], difference), min(worst["allowed"], allowed)
-    assert worst["scores"] <= 1e-3, worst
-    assert worst["iou"] >= 0.999, worst
+            difference = float(np.abs(other[key] - value).max())
+            if difference - allowed > excess:
+                excess, worst["logits"], worst["allowed"] = difference - allowed, difference, allowed
     return worst
 
 
-def assert_not_trivial(results: Results, *, absent: bool = True) -> dict[str, float]:
-    """The tracked masks are neither empty nor full, vary in time, and objects are scored present (and absent)."""
+def assert_not_trivial(results: Results, *, absent: bool = True, share_of: float = 0.01) -> dict[str, float]:
+    """The tracked masks are neither empty nor full, vary in time, and objects are scored present (and absent).
+
+    Most masks cover more of the frame than `share_of`, and less than the rest.
+    """
     sweeps = [key.split("_")[1] for key in results if key.startswith("scores")]
     scores = np.concatenate([results[f"scores_{sweep}"].ravel() for sweep in sweeps])
     logits = np.concatenate([results[f"low_res_{sweep}"].reshape(-1, *results["prompt_0"].shape) for sweep in sweeps])
@@ -129,7 +169,7 @@ def assert_not_trivial(results: Results, *, absent: bool = True) -> dict[str, fl
     facts = {
         "present": float((scores > 0).mean()),
         "mean_share": float(share.mean()) if len(share) else 0.0,
-        "partly": float(((share > 0.01) & (share < 0.99)).mean()) if len(share) else 0.0,
+        "partly": float(((share > share_of) & (share < 1 - share_of)).mean()) if len(share) else 0.0,
         "score_std": float(scores.std()),
         "logit_std": float(seen.std()) if len(seen) else 0.0,
     }

@@ -97,6 +97,10 @@ def test_the_official_file_is_read_with_and_without_its_sentence(tmp_path: Path)
     assert [pivot and pivot.frame for pivot in select(named)] == [10, None, None]
     with pytest.raises(InputError, match="does not have this sentence"):
         named.given("a cat")
+    many = [{"text": f"the dog {number}", "pivots": []} for number in range(10, 20)]
+    ten = ReplaySelector.from_file(file_of(tmp_path, {"schema": "alref-edge.pivots/1", "sentences": many}))
+    with pytest.raises(InputError, match=r"'the dog 10' or .* or 'the dog 14' or one of 5 more"):
+        ten.given("a cat")
     nameless = ReplaySelector.from_file(file_of(tmp_path, {"res_list": answers}))
     assert nameless.given("anything") is None
     assert [pivot and pivot.frame for pivot in select(nameless, "anything")] == [10, None, None]
