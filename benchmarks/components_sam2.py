@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def cases(variant: str, component: Component, threads: int) -> Iterator[Case]:
             feeds = _track_feeds(model, features, objects, sessions["track"].inputs)
             yield (
                 f"track, {objects} object{'s' * (objects > 1)}, 7 memories",
-                lambda feeds=feeds: sessions["track"].run(feeds),
+                partial(sessions["track"].run, feeds),
                 _official_track(model, backbone, objects),
             )
         yield "prompt, 1 box", *_prompt(model, sessions["prompt"], backbone, features)

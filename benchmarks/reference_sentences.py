@@ -124,9 +124,9 @@ def masks_alike(theirs_thw: np.ndarray, mine_thw: np.ndarray, own_iou_min: float
 def _row(theirs: dict[str, Any], again: dict[str, Any], mine: dict[str, Any], video: dict[str, Any]) -> dict[str, Any]:
     pairs = list(zip(theirs["pivots"], mine["pivots"], strict=True))
     errors = [
-        box_error(a["box"], prompted_box(b), video["width"], video["height"])
+        box_error(a["box"], box, video["width"], video["height"])
         for a, b in pairs
-        if a["frame"] == b["frame"]
+        if a["frame"] == b["frame"] and (box := prompted_box(b)) is not None
     ]
     coverage = theirs["masks_thw"].mean((1, 2))
     own = float(iou_t(theirs["masks_thw"], again["masks_thw"]).min())

@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         weights = official_checkpoints(Bundle.open())
         _sam2(weights["sam2"], Path(folder))
-        np.savez(Path(folder) / "masks.npz", **drawn_masks())
+        masks: dict[str, Any] = drawn_masks()
+        np.savez(Path(folder) / "masks.npz", **masks)
         run_official("sam2_masks", str(Path(folder) / "masks.npz"), str(FOLDER / "mask_prompts.npz"))
         _grounding_dino(weights["grounding_dino"], Path(folder))
     for path in sorted(FOLDER.rglob("*.*")):

@@ -161,8 +161,8 @@ class _Conversion:
     def _convert(self, original: onnx.NodeProto) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(original)
+        kind: int = FLOAT
         if all(name in self.constants for name in node.input if name):
-            kind = FLOAT
             self.constants.update(node.output)
         elif node.op_type == "Cast":
             target = next(each for each in node.attribute if each.name == "to")

@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     names = {entry["id"]: entry["name"] for entry in ontology}
     model = build_official(content)
     for run in runs:
-        found = tag(model, content["label_dict"], names, np.load(run["wave"]))
+        found: dict[str, Any] = tag(model, content["label_dict"], names, np.load(run["wave"]))
         beside = options.out / f"{run['name']}.{os.getpid()}.part"
         with beside.open("wb") as file:
             np.savez_compressed(file, **found)

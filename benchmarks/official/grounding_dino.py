@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ from groundingdino.util.slconfig import SLConfig  # noqa: E402
 from groundingdino.util.utils import get_phrases_from_posmap  # noqa: E402
 from PIL import Image  # noqa: E402
 from torchvision.ops import box_convert  # noqa: E402
-from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast  # noqa: E402
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase  # noqa: E402
 
 # The official model cannot be built without these in its checkpoint's stead: they are made anew, not learnt.
 NOT_IN_CHECKPOINTS = ("bert.embeddings.position_ids", "bert.pooler.", "label_enc.")
@@ -77,7 +78,7 @@ class Prediction:
     forward_s: float
 
 
-def build_official(variant: str, checkpoint: Path, vocab: Path) -> torch.nn.Module:
+def build_official(variant: str, checkpoint: Path, vocab: Path) -> Any:
     """The official model with the weights of an official checkpoint; `model.resize` is what `load_image` wants.
 
     The text encoder comes from the checkpoint and the tokenizer from the vocabulary, where the official code asks a
@@ -118,7 +119,7 @@ def build_official(variant: str, checkpoint: Path, vocab: Path) -> torch.nn.Modu
     return model.eval()
 
 
-def _tokenizer(vocab: Path) -> PreTrainedTokenizerFast:
+def _tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
     # The files of bert-base-uncased say no more than these.
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vocab.txt").write_bytes(vocab.read_bytes())
@@ -143,7 +144,7 @@ def load_image(path: Path, resize: tuple[int, int] | None) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict(
-    model: torch.nn.Module, image: torch.Tensor, caption: str, *, box_threshold: float, text_threshold: float
+    model: Any, image: torch.Tensor, caption: str, *, box_threshold: float, text_threshold: float
 ) -> Prediction:
     """`predict` of the official `inference.py`, with the raw outputs beside it.
 
@@ -183,7 +184,7 @@ def predict(
 
 
 def predict_image(
-    model: torch.nn.Module, image: Path, caption: str, *, box_threshold: float, text_threshold: float
+    model: Any, image: Path, caption: str, *, box_threshold: float, text_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes and scores of an image file, in the order of the queries, as AL-Ref-SAM 2 computes them.
 

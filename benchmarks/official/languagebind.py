@@ -73,7 +73,7 @@ def import_languagebind() -> ModuleType:
     return importlib.import_module("languagebind")
 
 
-def load(kind: str, folder: Path) -> tuple[torch.nn.Module, Any, Any]:
+def load(kind: str, folder: Path) -> tuple[Any, Any, Any]:
     """The official model of a folder, its tokenizer and its processor.
 
     Raises:
@@ -96,7 +96,7 @@ def load(kind: str, folder: Path) -> tuple[torch.nn.Module, Any, Any]:
     processor = getattr(package, f"{name}Processor")(model.config, tokenizer)
     if kind == "audio":
         model.vision_model.embeddings.image_size = AnySize()
-        processing = sys.modules["languagebind.audio.processing_audio"]
+        processing: Any = sys.modules["languagebind.audio.processing_audio"]
         processing.torchaudio_loader = lambda path: (torch.from_numpy(np.load(path))[None], RATE)
         processing.np = SimpleNamespace(
             array_split=np.array_split, random=SimpleNamespace(choice=lambda places: places[0])
@@ -104,7 +104,7 @@ def load(kind: str, folder: Path) -> tuple[torch.nn.Module, Any, Any]:
     return model.eval(), tokenizer, processor
 
 
-def check_causal(model: torch.nn.Module) -> None:
+def check_causal(model: Any) -> None:
     """Raise a RuntimeError unless the text tower's answer at a token depends on nothing after it."""
     last = model.config.text_config.vocab_size - 1
     ids = torch.tensor([[last - 1, 5, 6, last, 7, 8], [last - 1, 5, 6, last, 9, 10]])
@@ -132,4 +132,5 @@ def answer(request: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[2], **answer(json.loads(Path(sys.argv[1]).read_text())))
+    arrays: dict[str, Any] = answer(json.loads(Path(sys.argv[1]).read_text()))
+    np.savez(sys.argv[2], **arrays)

@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     with torch.inference_mode():
         predictor = image_predictor(build_official(options.variant, options.checkpoint, video=False))
-        result = run_job(predictor, options.image, json.loads(options.job.read_text()))
+        result: dict[str, Any] = run_job(predictor, options.image, json.loads(options.job.read_text()))
     np.savez(options.out, **result)
 
 

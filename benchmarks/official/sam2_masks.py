@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,11 @@ SIZE, HEIGHT, WIDTH = 256, 720, 1280
 
 def main(argv: list[str]) -> int:
     """Resize every mask."""
-    out = {}
+    out: dict[str, Any] = {}
     with np.load(argv[0]) as masks:
         for name in masks.files:
             mask = torch.tensor(masks[name], dtype=torch.bool)[None, None].float()
-            how = {"mode": "bilinear", "align_corners": False}
+            how: dict[str, Any] = {"mode": "bilinear", "align_corners": False}
             prompt = (interpolate(mask, size=(SIZE, SIZE), antialias=True, **how) >= 0.5).float()
             low_res = interpolate(prompt * 20.0 - 10.0, size=(SIZE // 4, SIZE // 4), antialias=True, **how)
             shown = interpolate(low_res, size=(HEIGHT, WIDTH), **how) > 0

@@ -158,8 +158,10 @@ def main() -> None:
     options = parser.parse_args()
     predictor = build_official(options.variant, options.checkpoint, video=True)
     with torch.backends.mkldnn.flags(enabled=options.onednn == "on"):
-        result = run_job(predictor, options.frames, json.loads(options.job.read_text()), options.job.parent)
-    np.savez(options.out, **result)
+        arrays: dict[str, Any] = run_job(
+            predictor, options.frames, json.loads(options.job.read_text()), options.job.parent
+        )
+    np.savez(options.out, **arrays)
 
 
 if __name__ == "__main__":

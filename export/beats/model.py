@@ -7,6 +7,7 @@ convolution for positions, and a transformer whose attention has a bias by dista
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ class Encoder(nn.Module):
         places = torch.arange(length, device=self.buckets.device)
         distances_ll = (places[None, :] - places[:, None]).clamp(-self.max_distance, self.max_distance)
         buckets_ll = torch.take(self.buckets, distances_ll + self.max_distance)
-        bias_llh = self.layers[0].self_attn.relative_attention_bias(buckets_ll)
+        first = cast("Layer", self.layers[0])
+        bias_llh = first.self_attn.relative_attention_bias(buckets_ll)
         return bias_llh.permute(2, 0, 1) / _ALPHA
 
 

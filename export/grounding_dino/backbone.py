@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from alref_edge.errors import InputError
 from export.grounding_dino.checkpoint import relative_position_index
+from export.grounding_dino.configs import swin_config
 from export.grounding_dino.layers import Affine, Norm, gelu
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ class Backbone(nn.Module):
     def __init__(self, model: GroundingDinoForObjectDetection) -> None:
         super().__init__()
         backbone: Any = model.model.backbone.conv_encoder.model
-        config = model.config.backbone_config
+        config = swin_config(model.config)
         embeddings = backbone.swin.embeddings
-        self.patch_size = config.patch_size
+        self.patch_size = cast("int", config.patch_size)
         self.patches = embeddings.patch_embeddings.projection
         self.norm = Norm(embeddings.norm)
         self.stages = nn.ModuleList(
@@ -47,7 +49,7 @@ class Backbone(nn.Module):
         patches = self.patches(functional.pad(image, (0, rest, 0, rest)))
         rows = self.norm(patches[0].flatten(1).transpose(0, 1))
         levels = []
-        for index, stage in enumerate(self.stages):
+        for index, stage in enumerate(cast("Iterable[_Stage]", self.stages)):
             rows = stage(rows, {name[:-2]: table for name, table in tables.items() if name.endswith(f"_{index}")})
             if index > 0:
                 last = self.norms[index - 1](rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alref_edge.errors import InputError
+from export.grounding_dino.configs import bert_config, swin_config
 from export.torchvision_ops import declare_operators
 
 if TYPE_CHECKING:
@@ -103,11 +104,11 @@ def to_official(weights: Mapping[str, torch.Tensor], config: GroundingDinoConfig
     official = {
         name: torch.cat([weights[target] for target in targets]).clone() for name, targets in key_map(config).items()
     }
-    width = config.text_config.hidden_size
+    swin, width = swin_config(config), bert_config(config).hidden_size
     official["bert.pooler.dense.weight"] = torch.zeros(width, width)
     official["bert.pooler.dense.bias"] = torch.zeros(width)
-    index = relative_position_index(config.backbone_config.window_size)
-    for stage, depth in enumerate(config.backbone_config.depths):
+    index = relative_position_index(swin.window_size)
+    for stage, depth in enumerate(swin.depths):
         for block in range(depth):
             official[f"backbone.0.layers.{stage}.blocks.{block}.attn.relative_position_index"] = index.clone()
     return official
@@ -158,7 +159,7 @@ def load_folder(folder: Path) -> GroundingDinoForObjectDetection:
     from transformers import GroundingDinoForObjectDetection
 
     try:
-        model, report = GroundingDinoForObjectDetection.from_pretrained(
+        loaded: Any = GroundingDinoForObjectDetection.from_pretrained(
             folder,
             local_files_only=True,
             dtype=torch.float32,
@@ -170,6 +171,7 @@ def load_folder(folder: Path) -> GroundingDinoForObjectDetection:
             expected="config.json and model.safetensors of a grounding-dino model",
             mend="give the folder that save_pretrained wrote.",
         ) from error
+    model, report = loaded
     missing = [name for name in report["missing_keys"] if ".swin.layernorm." not in name]
     config: Any = model.config
     plain = (
@@ -258,7 +260,7 @@ def _swin_pairs(config: GroundingDinoConfig) -> Iterator[tuple[str, tuple[str, .
     swin = f"{model}.swin"
     yield from _both("backbone.0.patch_embed.proj", f"{swin}.embeddings.patch_embeddings.projection")
     yield from _both("backbone.0.patch_embed.norm", f"{swin}.embeddings.norm")
-    depths = config.backbone_config.depths
+    depths = swin_config(config).depths
     for stage, depth in enumerate(depths):
         official, target = f"backbone.0.layers.{stage}", f"{swin}.encoder.layers.{stage}"
         for block in range(depth):
@@ -283,7 +285,7 @@ def _bert_pairs(config: GroundingDinoConfig) -> Iterator[tuple[str, tuple[str, .
     for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
         yield f"bert.embeddings.{name}.weight", (f"{target}.embeddings.{name}.weight",)
     names = ["embeddings.LayerNorm"]
-    for layer in range(config.text_config.num_hidden_layers):
+    for layer in range(bert_config(config).num_hidden_layers):
         block = f"encoder.layer.{layer}"
         names += [f"{block}.attention.self.{name}" for name in ("query", "key", "value")]
         names += [f"{block}.attention.output.dense", f"{block}.attention.output.LayerNorm"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import GroundingDinoConfig
+    from transformers import BertConfig, GroundingDinoConfig, SwinConfig
 
 VARIANTS = ("swin_t", "swin_b", "nano")
 MEAN = (0.485, 0.456, 0.406)
@@ -149,9 +149,10 @@ def transformers_config(variant: str) -> GroundingDinoConfig:
     from transformers import BertConfig, GroundingDinoConfig, SwinConfig
 
     official = official_config(variant)
-    args, swin = official["args"], official["swin"]
+    args = official["args"]
+    swin = {**official["swin"], "out_indices": [index + 1 for index in args["return_interm_indices"]]}
     return GroundingDinoConfig(
-        backbone_config=SwinConfig(**swin, out_indices=[index + 1 for index in args["return_interm_indices"]]),
+        backbone_config=SwinConfig(**swin),
         text_config=BertConfig(**official["bert"]),
         d_model=args["hidden_dim"],
         num_queries=args["num_queries"],
@@ -169,13 +170,23 @@ def transformers_config(variant: str) -> GroundingDinoConfig:
     )
 
 
+def swin_config(config: GroundingDinoConfig) -> SwinConfig:
+    """The configuration of a model's backbone."""
+    return cast("SwinConfig", config.backbone_config)
+
+
+def bert_config(config: GroundingDinoConfig) -> BertConfig:
+    """The configuration of a model's text encoder."""
+    return cast("BertConfig", config.text_config)
+
+
 def component_config(config: GroundingDinoConfig, resize: tuple[int, int]) -> dict[str, Any]:
     """What the runtime has to know of a model: plain JSON values for the bundle's manifest."""
-    swin = config.backbone_config
+    swin = swin_config(config)
     return {
         "d_model": config.d_model,
         "num_queries": config.num_queries,
-        "max_text_len": min(config.max_text_len, config.text_config.max_position_embeddings),
+        "max_text_len": min(config.max_text_len, bert_config(config).max_position_embeddings),
         "position_temperature": float(config.positional_embedding_temperature),
         "swin": {
             "embed_dim": swin.embed_dim,

@@ -14,7 +14,7 @@ from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_t
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
 from export.bundle import ComponentSpec, GraphSet, source_of
 from export.graph_check import ExportedGraph
-from export.grounding_dino.configs import component_config, official_config, transformers_config
+from export.grounding_dino.configs import bert_config, component_config, official_config, transformers_config
 from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary
 from export.precision import check_precisions, write_float16
 
@@ -97,7 +97,7 @@ def export_grounding_dino(
         )
     out_dir.mkdir(parents=True, exist_ok=True)
     model, source = _load(variant, checkpoint, folder, seed)
-    size = model.config.text_config.vocab_size
+    size = bert_config(model.config).vocab_size
     if vocab is None:
         vocab = write_vocabulary(out_dir / "vocab.txt", size)
     elif vocab != out_dir / "vocab.txt":

@@ -12,7 +12,7 @@ import torch
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import sub_sentences
 from export.grounding_dino.checkpoint import Weights, build_model, empty_model, to_official
-from export.grounding_dino.configs import component_config, transformers_config
+from export.grounding_dino.configs import bert_config, component_config, transformers_config
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoConfig
@@ -137,7 +137,7 @@ def _measure(
     seen: list[torch.Tensor] = []
     decoder.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     numbers = component_config(config, (0, 0))
-    ids = torch.randint(110, config.text_config.vocab_size, (1, 9), generator=generator)
+    ids = torch.randint(110, bert_config(config).vocab_size, (1, 9), generator=generator)
     mask, positions = (
         torch.from_numpy(part) for part in sub_sentences(ids.numpy(), tuple(ids[0, [0, 4, 7, 8]].tolist()))
     )

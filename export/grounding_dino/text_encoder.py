@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from export.grounding_dino.configs import bert_config
 from export.grounding_dino.layers import Affine, Attention, Norm, gelu, mask_bias
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class TextEncoder(nn.Module):
         self.positions = nn.Buffer(embeddings.position_embeddings.weight.detach())
         self.segment = nn.Buffer(embeddings.token_type_embeddings.weight[0].detach())
         self.norm = Norm(embeddings.LayerNorm)
-        heads = model.config.text_config.num_attention_heads
+        heads = bert_config(model.config).num_attention_heads
         self.layers = nn.ModuleList(_Layer(layer, heads) for layer in bert.encoder.layer)
         self.projection = Affine(model.model.text_projection)
 

@@ -77,17 +77,23 @@ class Encoder(nn.Module):
         return x
 
 
+class TextEmbeddings(nn.Module):
+    """Tables of tokens and of the places that they stand at."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.encoder.width)
+        self.position_embedding = nn.Embedding(config.positions, config.encoder.width)
+
+
 class TextModel(nn.Module):
     """Tokens to what the tower has read at the first end of text."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        width = config.encoder.width
-        self.embeddings = nn.Module()
-        self.embeddings.token_embedding = nn.Embedding(config.vocab_size, width)
-        self.embeddings.position_embedding = nn.Embedding(config.positions, width)
+        self.embeddings = TextEmbeddings(config)
         self.encoder = Encoder(config.encoder)
-        self.final_layer_norm = nn.LayerNorm(width, config.encoder.eps)
+        self.final_layer_norm = nn.LayerNorm(config.encoder.width, config.encoder.eps)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -98,16 +104,24 @@ class TextModel(nn.Module):
         return self.final_layer_norm(x[torch.arange(x.shape[0], device=x.device), end_b])
 
 
+class VisionEmbeddings(nn.Module):
+    """What makes tokens of patches, the token that stands for the whole picture, and the places of all."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        width = config.encoder.width
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(config.channels, width, config.patch, config.patch, bias=False)
+        self.position_embedding = nn.Embedding(config.positions, width)
+
+
 class VisionModel(nn.Module):
     """A picture of sound to what the tower has gathered at its first place."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         width, eps = config.encoder.width, config.encoder.eps
-        self.embeddings = nn.Module()
-        self.embeddings.class_embedding = nn.Parameter(torch.zeros(width))
-        self.embeddings.patch_embedding = nn.Conv2d(config.channels, width, config.patch, config.patch, bias=False)
-        self.embeddings.position_embedding = nn.Embedding(config.positions, width)
+        self.embeddings = VisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(width, eps)
         self.encoder = Encoder(config.encoder)
         self.post_layernorm = nn.LayerNorm(width, eps)

@@ -24,7 +24,7 @@ from torch.nn import functional
 from alref_edge.datasets.synthetic import SHAPES, TRAINING_SEEDS, Scene, make_scene
 from alref_edge.models.grounding_dino.text import CaptionTokenizer
 from export.grounding_dino.checkpoint import build_model, empty_model, load_official, to_official
-from export.grounding_dino.configs import MEAN, STD, transformers_config
+from export.grounding_dino.configs import MEAN, STD, bert_config, transformers_config
 from export.grounding_dino.vocabulary import make_vocabulary
 from export.nano.attributes import LOOKS, classes_of
 from export.nano.grounding_forward import Captions, forward, image_features
@@ -213,7 +213,7 @@ class GroundingDinoTask:
 
     def _write_vocabulary(self, folder: Path) -> Path:
         path = folder / "vocab.txt"
-        lines = make_vocabulary(self.config.text_config.vocab_size)
+        lines = make_vocabulary(bert_config(self.config).vocab_size)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return path
 

@@ -72,7 +72,7 @@ def _dense(found: Found, batch: Batch) -> tuple[Tensor, Tensor]:
         torch.zeros(logits.shape[:2], device=logits.device),
         torch.ones(logits.shape[:2], device=logits.device),
     )
-    losses, boxes, truths = [], [], []
+    boxes, truths = [], []
     for row, truth in enumerate(batch.boxes):
         if not len(truth):
             continue

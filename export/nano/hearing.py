@@ -34,7 +34,7 @@ def hear(
         segments: how sound is cut; None takes the defaults.
     """
     many, single = clips(first, count), clips(first, count, "single")
-    heard: dict[str, np.ndarray] = {}
+    heard: dict[bytes, np.ndarray] = {}
 
     def tags(wave_16khz: np.ndarray) -> np.ndarray:
         key = wave_16khz.tobytes()

@@ -92,7 +92,7 @@ def dense_targets(truth: Truth, proposals: Proposals | None) -> dict[str, np.nda
     most, covered = pixels.argmax(axis=0), pixels.max(axis=0) >= _LEAST
     numbers = np.full((len(FRAMES), tall, CELLS), -1)
     numbers[:, 1:] = np.where(covered, most, -1)
-    targets = {"present": (numbers >= 0).reshape(-1).astype(np.float32)}
+    targets: dict[str, np.ndarray] = {"present": (numbers >= 0).reshape(-1).astype(np.float32)}
     classes = np.pad(classes_of(truth.objects, ATTRIBUTES), ((0, 1), (0, 0)), constant_values=UNKNOWN)
     for index, name in enumerate(ATTRIBUTES):
         targets[name] = classes[numbers, index].reshape(-1)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from export.nano.mllm_model import MERGE, PATCH, VisionTower
 from export.nano.mllm_scenes import SceneFolder
@@ -35,6 +35,7 @@ def start_well(tower: VisionTower, scenes: SceneFolder, count: int = 100) -> Non
     turn = torch.linalg.qr(torch.randn(len(scale), len(scale), dtype=torch.float64))[0]
     weight = turn @ (chosen * scale).T
     projection = tower.patch_embed["proj"]
+    assert isinstance(projection, nn.Linear)
     projection.weight.copy_(weight.float())
     projection.bias.copy_(-(weight @ middle).float())
     tower.pos_embed.weight.copy_(_PLACE_STRENGTH * _waves(tower.config.grid_side, tower.config.vision_hidden))

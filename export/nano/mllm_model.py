@@ -6,8 +6,9 @@ several sizes in one batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -267,7 +268,7 @@ class LanguageModel(nn.Module):
         """
         rotary = self._rotary(places_3n)
         cache = []
-        for layer in self.layers:
+        for layer in self._text_layers():
             query, key, value = layer.project(x_bnc, rotary)
             cache.append((key, value))
             x_bnc = layer.finish(x_bnc, query, key, value, None)
@@ -285,7 +286,7 @@ class LanguageModel(nn.Module):
         x_qnc = self.embed_tokens(ids_qn)
         rotary = self._rotary(places_qn.expand(3, *places_qn.shape))
         cache = []
-        for layer, (keys, values) in zip(self.layers, before, strict=True):
+        for layer, (keys, values) in zip(self._text_layers(), before, strict=True):
             query, key, value = layer.project(x_qnc, rotary)
             key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
             cache.append((key, value))
@@ -295,6 +296,9 @@ class LanguageModel(nn.Module):
     def scores(self, x_nc: Tensor) -> Tensor:
         """Logits of the next token; the embeddings serve once more."""
         return x_nc @ self.embed_tokens.weight.T
+
+    def _text_layers(self) -> Iterable[_TextLayer]:
+        return cast("Iterable[_TextLayer]", self.layers)
 
     def _rotary(self, places_3n: Tensor) -> tuple[Tensor, Tensor]:
         """Interleaved: of each three frequencies one turns with the time, one with the row, one with the column."""

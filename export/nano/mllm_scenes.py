@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -138,7 +139,7 @@ def _training_truth(seed: int) -> Truth:
     return truth_of(seed, (2, 5) if seed % 3 == 0 else (3, 5))
 
 
-def _packed(truth: Truth) -> dict[str, np.ndarray]:
+def _packed(truth: Truth) -> dict[str, Any]:
     return {
         "frames_t": truth.frames_t,
         "labels_t": truth.labels_t,
@@ -154,14 +155,10 @@ def _unpacked(arrays: dict[str, np.ndarray]) -> Truth:
     for numbers, centres_t2 in zip(arrays["kinds_n4"].tolist(), arrays["centres_nt2"], strict=True):
         shape, colour, size, motion = (values[n] for values, n in zip(ATTRIBUTES.values(), numbers, strict=True))
         objects.append(SceneObject(shape, colour, size, motion, centres_t2, *_NO_SPRITE))
-    return Truth(*(arrays[name] for name in ("frames_t", "labels_t", "boxes_tn4", "pixels_tn")), tuple(objects))
-
-
-def render(path: Path, first: int, count: int) -> None:
-    """Render scenes ahead of their use."""
-    scenes = SceneFolder(path, first, count)
-    for index in range(len(scenes)):
-        scenes[index]
+    frames_t, labels_t, boxes_tn4, pixels_tn = (
+        arrays[name] for name in ("frames_t", "labels_t", "boxes_tn4", "pixels_tn")
+    )
+    return Truth(frames_t, labels_t, boxes_tn4, pixels_tn, tuple(objects))
 
 
 def drawn(scenes: SceneFolder, generator: np.random.Generator, *, attempts: int = 1) -> Truth:

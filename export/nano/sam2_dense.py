@@ -7,6 +7,7 @@ away after the training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,14 @@ class DenseHeads(nn.Module):
             float32 scalar.
         """
         there = (labels >= 0).float().unsqueeze(1)
-        outline = sum(
-            F.binary_cross_entropy_with_logits(
-                head(cells).permute(0, 3, 1, 2), F.pixel_unshuffle(there, labels.shape[-1] // cells.shape[1])
-            )
-            for head, cells in zip(self.outlines, maps, strict=False)
+        outline = reduce(
+            torch.add,
+            [
+                F.binary_cross_entropy_with_logits(
+                    head(cells).permute(0, 3, 1, 2), F.pixel_unshuffle(there, labels.shape[-1] // cells.shape[1])
+                )
+                for head, cells in zip(self.outlines, maps, strict=False)
+            ],
         )
         each_nmss = (
             labels.unsqueeze(1) == torch.arange(attributes.shape[1], device=labels.device)[:, None, None]

@@ -121,6 +121,7 @@ def _pointwise(x_nhwc: Tensor, first: nn.Conv2d, second: nn.Conv2d | None = None
     weight, bias = first.weight.flatten(1), first.bias
     assert bias is not None
     if second is not None:
+        assert second.bias is not None
         outer = second.weight.flatten(1)
         weight, bias = outer @ weight, outer @ bias + second.bias
     return F.linear(x_nhwc, weight, bias).permute(0, 3, 1, 2).contiguous()

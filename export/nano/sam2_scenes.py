@@ -147,7 +147,7 @@ def _choose(
         seen = areas_tn[best]
         kept = np.flatnonzero(seen[0] >= PROMPTED)
         if len(kept):
-            order = generator.permutation(kept)
+            order = list(generator.permutation(kept))
             if len(times) > 2:  # those to which something happens first
                 order = sorted(order, key=lambda row: seen[:, row].min() >= 0.5 * seen[:, row].max())
             return scene, list(map(int, best)), sorted(map(int, order[:rows]))

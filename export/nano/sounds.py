@@ -176,7 +176,7 @@ def _voice(shape: str, number: int) -> np.ndarray:
 
 def _stretches(heard_s: np.ndarray) -> Iterator[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.r_[False, heard_s, False]))
-    yield from edges.reshape(-1, 2).tolist()
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _share(part: int, whole: int) -> float:

@@ -51,6 +51,8 @@ class GridTable(nn.Module):
         InputError: the table is no such one.
     """
 
+    line: Tensor
+
     def __init__(self, table: Tensor, *, rows_first: bool) -> None:
         super().__init__()
         self.side, half = math.isqrt(len(table)), table.shape[1] // 2
@@ -128,6 +130,10 @@ class ScaledLinear(nn.Module):
         bias: [outputs].
         scales: one for each part.
     """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor, *scales: float) -> None:
         super().__init__()

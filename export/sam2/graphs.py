@@ -40,6 +40,10 @@ class Graph:
 class Track(nn.Module):
     """One tracked frame of B objects: memory attention, decoder by the tracking policy, memory encoder."""
 
+    sparse: Tensor
+    dense: Tensor
+    rows: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         if not (
@@ -84,6 +88,8 @@ class Track(nn.Module):
 class Prompt(nn.Module):
     """Points, boxes and low-resolution mask logits on a frame without memory; all four mask tokens' outputs."""
 
+    no_memory: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         if not model.directly_add_no_mem_embed:
@@ -117,6 +123,10 @@ class Prompt(nn.Module):
 
 class MaskPrompt(nn.Module):
     """A mask given by the user (`_use_mask_as_output`): its logits, and a pointer from the decoder."""
+
+    sparse: Tensor
+    pixels: Tensor
+    centres: Tensor
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -19,6 +19,11 @@ class Decoder(nn.Module):
         model: an official SAM2Base with object scores, high-resolution features and a fixed no-object pointer.
     """
 
+    tokens: Tensor
+    gaussian: Tensor
+    places: Tensor
+    no_object_pointer: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         official = model.sam_mask_decoder
@@ -87,6 +92,10 @@ class Decoder(nn.Module):
 
 class PromptEncoder(nn.Module):
     """The official prompt encoder; padding points (label -1) are given, not added."""
+
+    kinds: Tensor
+    gaussian: Tensor
+    no_mask: Tensor
 
     def __init__(self, model: Any) -> None:
         super().__init__()

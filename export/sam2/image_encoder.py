@@ -69,6 +69,10 @@ class Positions(nn.Module):
     Bicubic enlarging is linear in rows and in columns, so it is two products here.
     """
 
+    coarse: Tensor
+    window: Tensor
+    enlarge: Tensor
+
     def __init__(self, trunk: Any, side: int) -> None:
         super().__init__()
         coarse, window = trunk.pos_embed.detach(), trunk.pos_embed_window.detach()

@@ -46,6 +46,9 @@ class MemoryTokens(nn.Module):
         model: an official SAM2Base.
     """
 
+    temporal: Tensor
+    wavelengths: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         size = model.sam_image_embedding_size
@@ -106,6 +109,8 @@ class MemoryTokens(nn.Module):
 
 class AttentionLayer(nn.Module):
     """One official MemoryAttentionLayer; `query` and `key` projections rotate halves, values are folded away."""
+
+    cross_k: Tensor
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -181,6 +186,8 @@ class MemoryEncoder(nn.Module):
         model: an official SAM2Base.
         binarize: whether masks are thresholded first (conditioning frames) or go through a sigmoid (tracked ones).
     """
+
+    occlusion: Tensor | None
 
     def __init__(self, model: Any, *, binarize: bool) -> None:
         super().__init__()
