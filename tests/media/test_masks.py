@@ -14,13 +14,13 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from alref_edge.errors import CapacityError, InputError, MediaError
+from alref_edge.files import unwritable
 from alref_edge.media import (
     DAVIS_PALETTE,
     Limits,
     decode_rle,
     encode_rle,
     object_colour,
-    partial,
     write_indexed_png,
     write_mask_png,
 )
@@ -85,7 +85,7 @@ def test_a_full_disk_is_a_capacity_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EDQUOT, CapacityError), (errno.EROFS, InputError)])
 def test_a_used_up_quota_is_a_full_disk(number: int, kind: type[Exception]) -> None:
-    assert type(partial.unwritable(Path("m.png"), OSError(number, os.strerror(number)))) is kind
+    assert type(unwritable(Path("m.png"), OSError(number, os.strerror(number)))) is kind
 
 
 def test_files_get_the_permissions_of_plain_files(tmp_path: Path) -> None:
