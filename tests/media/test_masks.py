@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from alref_edge import files
 from alref_edge.errors import CapacityError, InputError, MediaError
-from alref_edge.files import unwritable
 from alref_edge.media import (
     DAVIS_PALETTE,
     Limits,
@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_capacity_error(tmp_path: Path, monkeypatch: pytest.Mon
     def on_a_full_disk(path: Path) -> tuple[IO[bytes], Path]:
         return open("/dev/full", "wb"), path.with_suffix(".partial")
 
-    monkeypatch.setattr(partial, "open_beside", on_a_full_disk)
+    monkeypatch.setattr(files, "open_beside", on_a_full_disk)
     for side in (2, 400):
         with pytest.raises(CapacityError, match=r"cannot be written.*No space left"):
             write_mask_png(tmp_path / "m.png", np.random.default_rng(0).random((side, side)) < 0.5)
@@ -85,7 +85,7 @@ def test_a_full_disk_is_a_capacity_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EDQUOT, CapacityError), (errno.EROFS, InputError)])
 def test_a_used_up_quota_is_a_full_disk(number: int, kind: type[Exception]) -> None:
-    assert type(unwritable(Path("m.png"), OSError(number, os.strerror(number)))) is kind
+    assert type(files.unwritable(Path("m.png"), OSError(number, os.strerror(number)))) is kind
 
 
 def test_files_get_the_permissions_of_plain_files(tmp_path: Path) -> None:
