@@ -27,8 +27,8 @@ from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.metrics import ClassScores, sounding_f, sounding_j
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, Setting
-from alref_edge.pipeline.avs import silent_seconds
 from alref_edge.pipeline.measure import ProgressCallback
+from alref_edge.pipeline.silence import silent_seconds
 
 SCHEMA = "alref-edge.eval-sound/1"
 

@@ -8,7 +8,7 @@ from alref_edge.evaluation.boxes import RIGHT_IOU, box_iou
 from alref_edge.evaluation.sound_truth import SoundTruth
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsSettings
-from alref_edge.pipeline.avs import Heard, Sounding
+from alref_edge.pipeline.jobs import Heard, Sounding
 
 
 def tagged(language: LanguageBind, heard: Heard, settings: AvsSettings) -> list[tuple[str, bool]]:

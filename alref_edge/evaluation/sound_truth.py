@@ -12,7 +12,7 @@ from alref_edge.datasets.synthetic import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack, frame_of_second, make_sound
 from alref_edge.evaluation.boxes import box_iou
 from alref_edge.pipeline import SoundingCategory, SoundWindow
-from alref_edge.pipeline.lbru import Ground
+from alref_edge.pipeline.selectors.base import GroundSound
 from alref_edge.types import Detections
 
 
@@ -88,7 +88,7 @@ class KnowingSelector:
     in_flight: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    def categories(self, window: SoundWindow, ground: Ground) -> list[SoundingCategory]:
+    def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
         """See `SoundSelector.categories`."""
         return [SoundingCategory(shape, 1 + second) for shape, (second, _) in self.truth.sounding.items()]
 

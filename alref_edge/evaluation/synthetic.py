@@ -32,7 +32,7 @@ from alref_edge.pipeline import (
     RvosSettings,
 )
 from alref_edge.pipeline.measure import ProgressCallback
-from alref_edge.pipeline.pivots import windows
+from alref_edge.pipeline.rvos import windows
 from alref_edge.pipeline.selectors.mllm import unusable_warnings
 from alref_edge.types import Pivot
 

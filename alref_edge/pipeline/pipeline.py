@@ -14,20 +14,23 @@ import numpy as np
 from alref_edge.bundle import Bundle
 from alref_edge.errors import BundleError, InputError, quoted
 from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
-from alref_edge.pipeline.avs import Clock, listen, track, why_nothing
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundSelector
+from alref_edge.pipeline.avs import propagate
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, Watch, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
-from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector
 from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
-from alref_edge.pipeline.rvos import Job, Query, segment_videos
+from alref_edge.pipeline.scheduling import listen, segment_videos
+from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
+from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.selectors.mllm import (
     check_usable,
     not_asked,
     unusable_warnings,
 )
 from alref_edge.pipeline.settings import AnySettings, AvsSettings, RvosSettings
+from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
@@ -294,7 +297,7 @@ class Pipeline:
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
-        track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
+        propagate(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
         watch.elapsed_s = time.perf_counter() - began
         return AvsRun.of(
             found,

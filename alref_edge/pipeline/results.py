@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.media import VideoInfo, VideoSource, encode_rle
+from alref_edge.pipeline.jobs import Heard, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import Watch
 from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.selectors.base import Decision, PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.mllm import asks
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
-
-if TYPE_CHECKING:
-    from alref_edge.pipeline.avs import Heard
-    from alref_edge.pipeline.lbru import SoundSelector
-    from alref_edge.pipeline.pivots import Decision, PivotSelector
-    from alref_edge.pipeline.rvos import Query
 
 Self = TypeVar("Self", bound="MaskResult")
 

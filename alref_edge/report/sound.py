@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alref_edge.media import VideoSource, object_colour
-from alref_edge.pipeline.avs import Clock
+from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.results import AvsRun
 from alref_edge.report import parts
 from alref_edge.report.charts import stretches

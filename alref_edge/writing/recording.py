@@ -17,8 +17,8 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.files import unwritable, written_beside
-from alref_edge.pipeline.pivots import windows
 from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.rvos import windows
 from alref_edge.pipeline.selectors.replay import Answer, RecordedBoxes, ReplaySelector
 from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
 from alref_edge.pipeline.settings import RvosSettings

@@ -35,7 +35,7 @@ from alref_edge.models.beats import Tag
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.pipeline.avs import Heard, Sounding
+from alref_edge.pipeline.jobs import Heard, Sounding
 from alref_edge.types import Detections
 
 ROOT = Path(__file__).parent.parent.parent

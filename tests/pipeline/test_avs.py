@@ -20,9 +20,12 @@ from alref_edge.evaluation import SceneSource
 from alref_edge.media import DAVIS_PALETTE, open_video
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, ReplaySoundSelector, Setting
-from alref_edge.pipeline.avs import Clock, silent_seconds
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundWindow, keep_boxes
+from alref_edge.pipeline.avs import keep_boxes
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.selectors.base import SoundWindow
+from alref_edge.pipeline.selectors.grounding import GroundingSoundSelector
 from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2
+from alref_edge.pipeline.silence import silent_seconds
 from alref_edge.types import Detections
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.pivots import Decision, GroundingSelector, Segment, windows
+from alref_edge.pipeline.rvos import windows
+from alref_edge.pipeline.selectors.base import Decision, Segment
+from alref_edge.pipeline.selectors.grounding import GroundingSelector
 from alref_edge.pipeline.settings import REF_DAVIS17, RvosSettings
 from alref_edge.types import Detections
 

@@ -14,8 +14,11 @@ from alref_edge.cli.hearing import Hearing
 from alref_edge.media import open_video
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
-from alref_edge.pipeline.avs import Heard, Sounding, _Ear, listen, why_nothing
+from alref_edge.pipeline.avs import Ear
+from alref_edge.pipeline.jobs import Heard, Sounding
 from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.scheduling import listen
+from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
 from alref_edge.types import Detections, Pivot
 from tests.media.clips import make_clip
@@ -135,7 +138,7 @@ def test_beats_hears_the_whole_of_a_clip_of_a_dataset(
             return Tagger()
 
     sound = Sound(np.zeros(round(length_s * RATE), np.float32))
-    ear = _Ear(Hearers(), sound, slice(0, 5 * RATE), alone, settings, Watch())  # type: ignore[arg-type]
+    ear = Ear(Hearers(), sound, slice(0, 5 * RATE), alone, settings, Watch())  # type: ignore[arg-type]
     ear.listen()
     assert set(tagged) == {round(heard_s * RATE)}
     assert len(ear.wave) == min(5 * RATE, len(sound.wave_16khz))

@@ -15,7 +15,8 @@ from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.media import VideoSource, open_video
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.pipeline.avs import Clock, Heard, Sounding
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.jobs import Heard, Sounding
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings

@@ -17,9 +17,8 @@ from weakref import WeakKeyDictionary
 from alref_edge.errors import MllmError
 from alref_edge.mllm.questions import Question, Questioner
 from alref_edge.mllm.strips import BoxMarks
-from alref_edge.pipeline.lbru import Ground as GroundSound
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundWindow
-from alref_edge.pipeline.pivots import Decision, Ground, GroundingSelector, Segment
+from alref_edge.pipeline.selectors.base import Decision, Ground, GroundSound, Segment, SoundingCategory, SoundWindow
+from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections
 

@@ -23,7 +23,7 @@ import numpy as np
 from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
 from alref_edge.pipeline.audio_segments import AudioSegment, read_segments
-from alref_edge.pipeline.lbru import Ground, SoundingCategory, SoundWindow
+from alref_edge.pipeline.selectors.base import GroundSound, SoundingCategory, SoundWindow
 from alref_edge.pipeline.selectors.replay import GROUNDED, RECORDED
 from alref_edge.pipeline.settings import AVSBENCH, AvsSettings
 from alref_edge.types import Detections
@@ -261,7 +261,7 @@ class ReplaySoundSelector:
             )
         return cls(answers, clip, recorded[clip], facts=facts)
 
-    def categories(self, window: SoundWindow, ground: Ground) -> tuple[SoundingCategory, ...]:
+    def categories(self, window: SoundWindow, ground: GroundSound) -> tuple[SoundingCategory, ...]:
         """See `SoundSelector.categories`.
 
         Raises:

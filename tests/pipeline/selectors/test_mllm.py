@@ -23,8 +23,8 @@ from alref_edge.media import open_video
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
 from alref_edge.mllm.strips import BOX_COLOURS
 from alref_edge.pipeline import GroundingSelector, MllmSelector, MllmSoundSelector, RvosResult, RvosSettings
-from alref_edge.pipeline.pivots import Decision, pivot_of
 from alref_edge.pipeline.rvos import FELL_BACK
+from alref_edge.pipeline.selectors.base import Decision, pivot_of
 from alref_edge.types import clip_boxes
 from alref_edge.writing.result_folder import ResultFolder
 from tests.mllm.fake_server import KEY, Behaviour, FakeServer, Request, error, says

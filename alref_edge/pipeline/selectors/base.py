@@ -1,19 +1,36 @@
-"""Choosing pivots: in each segment of a video, the frame and the box from which the object is tracked."""
+"""What a selector is: who decides about pivots (GPT-PS in AL-Ref-SAM 2) and about what sounds (LBRU there), what it is
+shown, and what it answers.
+
+Both decisions are an LLM's in the paper. Here they stand behind `PivotSelector` and `SoundSelector`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.models.beats import Tag
+from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.types import Detections, Pivot
 
 Ground: TypeAlias = Callable[[int], Detections]
 """Boxes of a sentence on a frame of the segment, best first; asking again for the same frame costs nothing."""
+
+
+GroundSound: TypeAlias = Callable[[int, str], Detections]
+"""Boxes of a category on the frame of a second of the window; asking again for the same costs nothing."""
+
+
+def count_nothing(event: str, times: int = 1) -> None:
+    """What a selector counts into where nobody asks."""
+
+
+def tell_nobody(stage: str, done: int, total: int) -> None:
+    """Reports nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +48,6 @@ class Window:
     frames: range
     sampled: tuple[int, ...]
     is_segment: bool
-
-
-def count_nothing(event: str, times: int = 1) -> None:
-    """What a selector counts into where nobody asks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,21 +137,90 @@ class PivotSelector(Protocol):
 
 
 @dataclass(frozen=True)
-class GroundingSelector:
-    """No LLM: of a segment's sampled frames, the box that grounding scores best (the earlier frame if equal)."""
+class SoundingCategory:
+    """An object that may sound, as the first decision has it.
 
-    name: str = "grounding"
-    in_flight: int = 0
-    facts: Mapping[str, str] = field(default_factory=dict)
+    Attributes:
+        name: of the category, which is the caption for grounding; one of the dataset's, or not.
+        pivot: number of the frame on which it is to be found, counted from 1 (`second` counts from 0).
+        in_range: whether that frame was named; where one was named that the window does not have, it is the first.
+        found: the boxes on that frame where they were known before; None: those that grounding gives.
+    """
 
-    def given(self, sentence: str) -> None:
-        """Nothing is known beforehand."""
+    name: str
+    pivot: int
+    in_range: bool = True
+    found: Detections | None = field(default=None, compare=False, repr=False)
 
-    def select(self, segment: Segment, sentence: str, ground: Ground) -> Decision | None:
-        """See `PivotSelector.select`."""
-        scores_t = [float(ground(frame).scores_n[:1].max(initial=0)) for frame in segment.sampled]
-        best = scores_t.index(max(scores_t))
-        return Decision(segment.sampled[best], 0) if scores_t[best] > 0 else None
+    def __post_init__(self) -> None:
+        if not self.name.strip() or self.pivot < 1:
+            raise InputError(
+                "A sounding category is none.", expected="a name and a pivot from 1", got=f"{self.name!r}: {self.pivot}"
+            )
+
+    @property
+    def second(self) -> int:
+        """The second of the window whose frame is the pivot, from 0."""
+        return self.pivot - 1
+
+
+@dataclass(frozen=True, eq=False)
+class SoundWindow:
+    """Some seconds of a video, as a selector sees them.
+
+    Attributes:
+        index: number of the window in the video, from 0.
+        start_s: its first second.
+        frames: index in the video of the frame that stands for each second.
+        images: those frames, RGB uint8 `[H, W, 3]`, to be read only.
+        listen: names what is heard in the window, the tags of all taggers together; asking again costs nothing.
+        count: counts an event by name, for the result.
+        report: tells whoever watches of a stage, how much of it is done, and of how much.
+    """
+
+    index: int
+    start_s: int
+    frames: tuple[int, ...]
+    images: Mapping[int, np.ndarray] = field(repr=False)
+    listen: Callable[[], tuple[Tag, ...]] = field(repr=False)
+    count: Callable[[str, int], None] = field(default=count_nothing, repr=False)
+    report: Callable[[str, int, int], None] = field(default=tell_nobody, repr=False)
+
+    @property
+    def seconds(self) -> int:
+        """Its length."""
+        return len(self.frames)
+
+
+class SoundSelector(Protocol):
+    """How the decisions about sounds are made. A selector keeps no state of a video."""
+
+    @property
+    def name(self) -> str:
+        """What the selector is called in results."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many windows it may be asked about at once, each in a thread of its own; 0: it waits for nothing."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What else is to stand in results, such as the model that was asked."""
+        ...
+
+    def categories(self, window: SoundWindow, ground: GroundSound) -> Sequence[SoundingCategory]:
+        """What may sound in a window, each with the second on whose frame it is to be found; no name twice."""
+        ...
+
+    def box(self, window: SoundWindow, category: SoundingCategory, found: Detections) -> int:
+        """Which of two or more boxes on the pivot frame is the one that sounds, from 0."""
+        ...
+
+    def segments(self, window: SoundWindow) -> Sequence[AudioSegment] | None:
+        """The segments of the window's sound where they are known; None if they are to be found."""
+        ...
 
 
 def pivot_of(frame: int, found: Detections, box: int = 0) -> Pivot | None:
@@ -146,21 +228,3 @@ def pivot_of(frame: int, found: Detections, box: int = 0) -> Pivot | None:
     if not 0 <= box < len(found):
         return None
     return Pivot(frame, found.boxes_n4[box], float(found.scores_n[box]), found.phrases[box])
-
-
-def windows(frame_count: int, settings: RvosSettings) -> Iterator[Window]:
-    """Cut a video into stretches of `frames_per_segment * sample_step` frames, each sampled from its first frame on.
-
-    From the official `concat_stage_1.py`: all but the last are full; a tail with a single sampled frame is yielded
-    too, but makes no segment. A video that is no longer than that makes one where the settings say so, of frames at
-    even distances.
-    """
-    if settings.ask_short and 0 < frame_count <= settings.sample_step:
-        step = -(-frame_count // settings.frames_per_segment)
-        yield Window(0, range(frame_count), tuple(range(0, frame_count, step)), is_segment=True)
-        return
-    length = settings.frames_per_segment * settings.sample_step
-    for index, start in enumerate(range(0, frame_count, length)):
-        frames = range(start, min(start + length, frame_count))
-        sampled = tuple(frames[:: settings.sample_step])
-        yield Window(index, frames, sampled, is_segment=len(sampled) > 1)
