@@ -159,7 +159,7 @@ def run(
     """Segment what one or many sentences refer to, or with --audio what sounds."""
     from alref_edge.media import AudioLimits, Limits, open_video
     from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.measure import Watch
+    from alref_edge.pipeline.measure import RunStats
     from alref_edge.report import write_report
     from alref_edge.writing.recording import open_record, record_decisions
     from alref_edge.writing.result_folder import ResultFolder
@@ -265,7 +265,7 @@ def run(
                 progress=progress,
                 spill_dir=folder.partial,
             )
-        written = folder.write(results, source, Watch(progress=progress))
+        written = folder.write(results, source, RunStats(progress=progress))
         if report:
             write_report(folder.partial / _REPORT, written, source, results)
     for warning in written["warnings"]:

@@ -4,15 +4,15 @@ A video goes by windows of up to 10 s, each of which is what the paper calls a c
 every frame is tracked, and what sounds is told for every second. Step by step, with the official file that does the
 same (`avs/*/`):
 
-1. `understand` lets a selector name the objects that sound in a window (`gpt_cot_inference_stage_1.py`), each with its
-   pivot frame, from the tags of `Ear.listen` (`beats.py`).
-2. `find` proposes boxes of a category on its pivot frame (`gdino.py`), and lets the selector choose one of several
+1. `name_categories` asks a selector which objects sound, of the tags that the taggers give (`beats.py`) and of what is
+   in view, each with its pivot frame (`gpt_cot_inference_stage_1.py`).
+2. `choose_box` proposes boxes of a category on its pivot frame (`gdino.py`); of several the selector chooses one
    (`gpt_cot_inference_stage_2.py`).
-3. `Ear.segments` cuts the window's sound, and `Ear.labels` tells which of the objects sounds when
+3. `label_seconds` cuts the sound into segments, and tells which of the objects sound in each
    (`languagebind_stage*.py`).
-4. `propagate` turns pivot boxes into masks, and tracks them forward, then backward (`sam2.py`).
+4. `propagate` turns the pivot boxes into masks, and tracks them forward and then backward (`sam2.py`).
 
-`scheduling` runs the first three, for many windows at once.
+`scheduling` asks about many windows at once.
 """
 
 from __future__ import annotations
@@ -23,52 +23,66 @@ import numpy as np
 
 from alref_edge.errors import InputError, MediaError
 from alref_edge.media import VideoSource
-from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.models.beats import LONGEST_S, Tag, union_of_tags
-from alref_edge.pipeline.audio_segments import AudioSegment, segment_sound
+from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.grounding import Grounder
-from alref_edge.pipeline.jobs import Heard, Sounding
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.selectors.base import SoundingCategory, SoundSelector, SoundWindow, pivot_of
 from alref_edge.pipeline.settings import AvsSettings
-from alref_edge.pipeline.sound import Sound
+from alref_edge.pipeline.sound_analysis import SoundAnalysis
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections
 
-_SHORTEST_SEGMENT = SAMPLE_RATE * 25 // 1000
 
-
-def understand(
+def find_sounding_objects(
     window: SoundWindow,
     frames: range,
-    ear: Ear,
+    analysis: SoundAnalysis,
     grounder: Grounder,
     selector: SoundSelector,
     settings: AvsSettings,
     silent: tuple[bool, ...],
-) -> Heard:
-    """Both decisions about a window, and when each object sounds."""
-    grounder.show({frame: window.images[frame] for frame in window.frames})
-    answer = list(selector.categories(window, lambda second, name: grounder.boxes(window.frames[second], name)))
-    _check(answer, window, selector)
-    categories = answer[: settings.max_categories]
-    objects = tuple(find(window, each, grounder, selector) for each in categories)
-    names = [each.name for each in objects]
-    segments: tuple[AudioSegment, ...] = ()
-    if settings.by_second and len(names) > 1:
-        known = selector.segments(window)
-        segments = ear.segments() if known is None else tuple(known)
-        labels = ear.labels(names, segments, window.seconds)
-    else:
-        labels = [tuple(names)] * window.seconds
-    grounder.forget(window.frames)
+) -> WindowResult:
+    """What sounds in a window, where it is to be found, and when it sounds: steps 1 to 3.
+
+    Args:
+        window: its frames.
+        frames: all that the video has in it.
+        analysis: of its sound.
+        grounder: proposes boxes.
+        selector: makes the decisions.
+        settings: numbers of the method.
+        silent: for each of its seconds, whether the silence gate closed it.
+    """
+    grounder.add_frames({frame: window.images[frame] for frame in window.frames})
+    categories = name_categories(window, grounder, selector, settings)
+    objects = tuple(choose_box(window, each, grounder, selector) for each in categories)
+    segments, labels = label_seconds(window, [each.name for each in objects], analysis, selector, settings)
+    grounder.drop_frames(window.frames)
     gated = tuple(() if closed else label for closed, label in zip(silent, labels, strict=True))
-    return Heard(window.start_s, frames, ear.tags or (), objects, segments, gated, silent)
+    return WindowResult(window.start_s, frames, analysis.tags or (), objects, segments, gated, silent)
 
 
-def find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, selector: SoundSelector) -> Sounding:
+def name_categories(
+    window: SoundWindow, grounder: Grounder, selector: SoundSelector, settings: AvsSettings
+) -> Sequence[SoundingCategory]:
+    """The categories that sound in a window, each with its pivot frame, as the selector has them."""
+    answer = list(selector.categories(window, lambda second, name: grounder.boxes(window.frames[second], name)))
+    names = [each.name for each in answer]
+    if len(set(names)) < len(names) or any(each.pivot > window.seconds for each in answer):
+        raise InputError(
+            f"The selector {selector.name!r} gave categories that make no sense.",
+            expected=f"each name once, pivots from 1 to {window.seconds}",
+            got=[(each.name, each.pivot) for each in answer],
+        )
+    return answer[: settings.max_categories]
+
+
+def choose_box(
+    window: SoundWindow, category: SoundingCategory, grounder: Grounder, selector: SoundSelector
+) -> SoundingObject:
     """The box of a category on its pivot frame: the only one, or the one that the selector takes."""
     frame = window.frames[category.second]
     found = grounder.boxes(frame, category.name) if category.found is None else category.found
@@ -77,7 +91,7 @@ def find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, se
     )
     if not len(found):
         lost = f"no box of {category.name!r} on frame {frame}: its masks are empty there"
-        return Sounding(category.name, found, frame, None, (*warnings, lost))
+        return SoundingObject(category.name, found, frame, None, (*warnings, lost))
     box = selector.box(window, category, found) if len(found) > 1 else 0
     pivot = pivot_of(frame, found, box)
     if pivot is None:
@@ -87,7 +101,9 @@ def find(window: SoundWindow, category: SoundingCategory, grounder: Grounder, se
             got=box,
         )
     height, width = window.images[frame].shape[:2]
-    return Sounding(category.name, found.clipped(width, height), frame, pivot.clipped(width, height), warnings, box)
+    return SoundingObject(
+        category.name, found.clipped(width, height), frame, pivot.clipped(width, height), warnings, box
+    )
 
 
 def keep_boxes(found: Detections, most: int) -> Detections:
@@ -98,81 +114,28 @@ def keep_boxes(found: Detections, most: int) -> Detections:
     return found.top(most) if len(found) >= most else found
 
 
-def _check(answer: Sequence[SoundingCategory], window: SoundWindow, selector: SoundSelector) -> None:
-    names = [each.name for each in answer]
-    if len(set(names)) < len(names) or any(each.pivot > window.seconds for each in answer):
-        raise InputError(
-            f"The selector {selector.name!r} gave categories that make no sense.",
-            expected=f"each name once, pivots from 1 to {window.seconds}",
-            got=[(each.name, each.pivot) for each in answer],
-        )
+def label_seconds(
+    window: SoundWindow, names: Sequence[str], analysis: SoundAnalysis, selector: SoundSelector, settings: AvsSettings
+) -> tuple[tuple[AudioSegment, ...], list[tuple[str, ...]]]:
+    """Which of the names sound in each second; a single one sounds in all, with no look at the segments.
 
-
-class Ear:
-    """What the networks of a bundle hear in one window."""
-
-    def __init__(
-        self, networks: Networks, sound: Sound, stretch: slice, alone: bool, settings: AvsSettings, watch: Watch
-    ) -> None:
-        self.wave = sound.wave_16khz[stretch]
-        # A clip of a dataset is tagged with all of its sound, what goes beyond its last whole second too.
-        whole = alone and settings.tag_whole_clips and len(sound.wave_16khz) <= LONGEST_S * SAMPLE_RATE
-        self._tagged = sound.wave_16khz if whole else self.wave
-        self._sound, self._stretch = sound, stretch
-        self.tags: tuple[Tag, ...] | None = None
-        self._networks, self._settings, self._watch = networks, settings, watch
-
-    def listen(self) -> tuple[Tag, ...]:
-        """The tags of all taggers together; remembered."""
-        with self._networks.looking:
-            if self.tags is None:
-                self.tags = self._listen()
-            return self.tags
-
-    def _listen(self) -> tuple[Tag, ...]:
-        taggings = []
-        for name in self._settings.taggers:
-            with self._watch.stage("load"):
-                tagger = self._networks.tagger(name)
-            if len(self._tagged) >= tagger.shortest:
-                with self._watch.stage("listen"):
-                    taggings.append(tagger.tag(self._tagged, min(self._settings.tags_per_tagger, len(tagger.labels))))
-        return union_of_tags(*taggings)
-
-    def segments(self) -> tuple[AudioSegment, ...]:
-        """The segments of the sound, by YAMNet."""
-        with self._networks.looking, self._watch.stage("load"):
-            yamnet = self._networks.yamnet
-        with self._networks.looking, self._watch.stage("listen"):
-            return segment_sound(self.wave, yamnet, self._settings.segments)
-
-    def labels(self, names: Sequence[str], segments: Sequence[AudioSegment], seconds: int) -> list[tuple[str, ...]]:
-        """Which of the names sound in each second, by LanguageBind; the last answer repeats to the end."""
-        audible = [each for each in segments if len(each.of(self.wave)) >= _SHORTEST_SEGMENT]
-        if not audible:
-            return [()] * seconds
-        with self._networks.looking, self._watch.stage("load"):
-            language = self._networks.language
-        with self._networks.looking, self._watch.stage("decode"):
-            wave = self._sound.language_16khz[self._stretch]
-        with self._networks.looking, self._watch.stage("listen"):
-            sounding = language.sounding(
-                [each.of(wave) for each in audible],
-                names,
-                separator=self._settings.separator,
-                synonyms=self._settings.synonyms,
-            )
-        labels = [label for each, label in zip(audible, sounding, strict=True) for _ in range(each.start_s, each.end_s)]
-        return [*labels, *labels[-1:] * (seconds - len(labels))][:seconds]
+    Returns:
+        The segments of the sound, none where nobody asked, and the names by second.
+    """
+    if not settings.by_second or len(names) < 2:
+        return (), [tuple(names)] * window.seconds
+    known = selector.audio_segments(window)
+    segments = analysis.audio_segments() if known is None else tuple(known)
+    return segments, analysis.labels_by_second(names, segments, window.seconds)
 
 
 def propagate(
     networks: Networks,
     source: VideoSource,
-    found: Sequence[Heard],
+    found: Sequence[WindowResult],
     numbers: dict[str, int],
     settings: AvsSettings,
-    watch: Watch,
+    stats: RunStats,
     masks: MaskStore,
     cache_bytes: int,
 ) -> None:
@@ -181,33 +144,33 @@ def propagate(
     Args:
         networks: SAM 2 is taken from them.
         source: the video.
-        found: what `listen` gave.
+        found: what `analyse_windows` gave.
         numbers: name to number of the object.
         settings: options of the tracker.
-        watch: counts, times, reports.
+        stats: counts, times, reports.
         masks: where masks go, by number and frame, whether the object sounds then or not.
         cache_bytes: see `ObjectTracking`.
     """
-    for heard in found:
-        starts = {numbers[each.name]: each.pivot for each in heard.objects if each.pivot is not None}
+    for window in found:
+        starts = {numbers[each.name]: each.pivot for each in window.objects if each.pivot is not None}
         if not starts:
             continue
-        tracking = ObjectTracking(networks, source, settings, watch, cache_bytes, heard.frames)
+        tracking = ObjectTracking(networks, source, settings, stats, cache_bytes, window.frames)
         try:
-            for frame, image in images(source, {pivot.frame for pivot in starts.values()}, watch).items():
+            for frame, image in read_frames(source, {pivot.frame for pivot in starts.values()}, stats).items():
                 boxes = {number: pivot.prompt_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
-            tracking.follow({number: pivot.frame for number, pivot in starts.items()}, masks)
+            tracking.propagate_both_ways({number: pivot.frame for number, pivot in starts.items()}, masks)
         finally:
             tracking.close()
 
 
-def images(source: VideoSource, frames: Iterable[int], watch: Watch) -> dict[int, np.ndarray]:
+def read_frames(source: VideoSource, frames: Iterable[int], stats: RunStats) -> dict[int, np.ndarray]:
     """Some frames, RGB uint8 `[H, W, 3]` by index, ascending."""
     frames = set(frames)
     before = source.decoded
-    images = dict(watch.over("decode", source.frames_at(frames)))
-    watch.counters.decoded_pivots += source.decoded - before
+    images = dict(stats.over("decode", source.frames_at(frames)))
+    stats.counters.decoded_pivots += source.decoded - before
     if images.keys() != frames:
         raise MediaError(
             f"{source.path} ended early.", expected=f"{source.frame_count()} frames", mend="copy the file again."

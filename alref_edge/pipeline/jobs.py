@@ -10,7 +10,7 @@ import numpy as np
 from alref_edge.media import VideoSource
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.selectors.base import Decision
 from alref_edge.types import Detections, Pivot
 
@@ -50,19 +50,19 @@ class Job:
     Attributes:
         source: it.
         queries: its sentences; their pivots, boxes and warnings are filled in.
-        watch: counts, times, reports.
+        stats: counts, times, reports.
         spill_dir: where its masks wait; see `MaskStore`.
     """
 
     source: VideoSource
     queries: Sequence[Query]
-    watch: Watch
+    stats: RunStats
     spill_dir: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Pivots of a stretch of a job's video, as they go to the tracker.
+class Prompts:
+    """Pivots of a span of a job's video, as they go to the tracker.
 
     Attributes:
         job: whose.
@@ -82,7 +82,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Sounding:
+class SoundingObject:
     """An object that sounds in a window.
 
     Attributes:
@@ -103,7 +103,7 @@ class Sounding:
 
 
 @dataclass(frozen=True)
-class Heard:
+class WindowResult:
     """What was found out about one window.
 
     Attributes:
@@ -111,7 +111,7 @@ class Heard:
         frames: its frames in the video.
         tags: what the taggers heard; none where nobody asked them.
         objects: in the order of the selector's answer.
-        segments: of its sound, in seconds from its start; none where nobody asked.
+        audio_segments: of its sound, in seconds from its start; none where nobody asked.
         labels: the names of the objects that sound in each of its seconds, in the order of `objects`.
         silent: for each of its seconds, whether the silence gate closed it.
     """
@@ -119,7 +119,7 @@ class Heard:
     start_s: int
     frames: range
     tags: tuple[Tag, ...]
-    objects: tuple[Sounding, ...]
-    segments: tuple[AudioSegment, ...]
+    objects: tuple[SoundingObject, ...]
+    audio_segments: tuple[AudioSegment, ...]
     labels: tuple[tuple[str, ...], ...]
     silent: tuple[bool, ...]

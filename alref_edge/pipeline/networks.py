@@ -30,7 +30,7 @@ class Networks:
         precision: of the graphs.
 
     Attributes:
-        looking: held by a thread while it loads or runs a network other than SAM 2. Those look and hear ahead, in
+        lock: held by a thread while it loads or runs a network other than SAM 2. Those look and hear ahead, in
             threads of their own; SAM 2 follows in one.
     """
 
@@ -39,7 +39,7 @@ class Networks:
         self.device = device
         self.precision = precision
         self._options = options
-        self.looking = threading.RLock()
+        self.lock = threading.RLock()
         self._closed = False
         self._taggers: dict[str, Beats] = {}
 

@@ -2,15 +2,15 @@
 
 Step by step, with the official file that does the same (`rvos/ytvos/*`):
 
-1. `windows` cuts a video into segments, and says which frames of each are sampled (`concat_stage_1.py`); `sample`
-   decodes them.
-2. `choose_pivots` lets a selector choose, in each segment, a pivot frame (`gpt_cot_inference_stage_1.py`), proposes
-   boxes for the sentence on it (`segment_inference_stage_1.py`), and lets it choose one of them
-   (`gpt_cot_inference_stage_2.py`); `fall_back` finds a box on frame 0 where no segment has a pivot.
-3. `prompt` turns pivot boxes into masks, and `propagate` tracks them forward, then backward
-   (`segment_inference_stage_2.py`).
+1. `cut_into_segments` says which frames make a segment, and which of them are sampled; `sample` decodes these
+   (`concat_stage_1.py`).
+2. `choose_pivots` asks a selector about each segment, which chooses the pivot frame, has boxes proposed on it by
+   `propose_boxes`, and chooses one of them (`gpt_cot_inference_stage_1.py`, `concat_stage_2.py`,
+   `gpt_cot_inference_stage_2.py`). Where no segment has a pivot, `fall_back` takes the best box on frame 0.
+3. `prompt` turns the pivot boxes into masks, and `propagate` tracks them through the video, forward and then backward
+   from the middle pivot (`segment_inference_stage_2.py`).
 
-`scheduling` runs the steps, for many sentences and videos at once.
+`scheduling` runs the steps, for all sentences of a video together, and for many videos.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 from alref_edge.errors import InputError, MediaError, quoted
 from alref_edge.media import VideoSource
 from alref_edge.pipeline.grounding import Grounder
-from alref_edge.pipeline.jobs import Found, Job, Query
+from alref_edge.pipeline.jobs import Job, Prompts, Query
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Watch
-from alref_edge.pipeline.selectors.base import PivotSelector, Segment, Window, pivot_of
+from alref_edge.pipeline.measure import RunStats
+from alref_edge.pipeline.selectors.base import PivotSelector, Segment, Span, pivot_of
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Detections, Pivot
@@ -37,8 +37,8 @@ NO_BOX = "no box was found for this sentence: its masks are empty"
 NO_PIVOT_GIVEN = "no pivot is given for this sentence: its masks are empty"
 
 
-def windows(frame_count: int, settings: RvosSettings) -> Iterator[Window]:
-    """Cut a video into stretches of `frames_per_segment * sample_step` frames, each sampled from its first frame on.
+def cut_into_segments(frame_count: int, settings: RvosSettings) -> Iterator[Span]:
+    """Cut a video into spans of `frames_per_segment * sample_step` frames, each sampled from its first frame on.
 
     From the official `concat_stage_1.py`: all but the last are full; a tail with a single sampled frame is yielded
     too, but makes no segment. A video that is no longer than that makes one where the settings say so, of frames at
@@ -46,60 +46,60 @@ def windows(frame_count: int, settings: RvosSettings) -> Iterator[Window]:
     """
     if settings.ask_short and 0 < frame_count <= settings.sample_step:
         step = -(-frame_count // settings.frames_per_segment)
-        yield Window(0, range(frame_count), tuple(range(0, frame_count, step)), is_segment=True)
+        yield Span(0, range(frame_count), tuple(range(0, frame_count, step)), is_segment=True)
         return
     length = settings.frames_per_segment * settings.sample_step
     for index, start in enumerate(range(0, frame_count, length)):
         frames = range(start, min(start + length, frame_count))
         sampled = tuple(frames[:: settings.sample_step])
-        yield Window(index, frames, sampled, is_segment=len(sampled) > 1)
+        yield Span(index, frames, sampled, is_segment=len(sampled) > 1)
 
 
 def sample(
-    source: VideoSource, queries: Sequence[Query], settings: RvosSettings, watch: Watch
-) -> Iterator[tuple[Window, Mapping[int, np.ndarray]]]:
-    """The video's windows in order, with the frames that are needed of each; only one window's are held at a time.
+    source: VideoSource, queries: Sequence[Query], settings: RvosSettings, stats: RunStats
+) -> Iterator[tuple[Span, Mapping[int, np.ndarray]]]:
+    """The video's spans in order, with the frames that are needed of each; only one span's are held at a time.
 
     Needed are a segment's sampled frames where a selector is to look at them, the frames of given pivots, and frame 0
     where it may have to serve.
     """
     frame_count = source.frame_count()
-    cut = {window.index: window for window in windows(frame_count, settings)}
+    cut = {span.index: span for span in cut_into_segments(frame_count, settings)}
     wanted = {pivot.frame for query in queries for pivot in query.given or ()}
     if any(query.given is None for query in queries):
-        wanted |= {0} | {frame for window in cut.values() if window.is_segment for frame in window.sampled}
+        wanted |= {0} | {frame for span in cut.values() if span.is_segment for frame in span.sampled}
     length = settings.frames_per_segment * settings.sample_step
     before, done = source.decoded, 0
-    frames = watch.over("decode", source.frames_at(wanted))
+    frames = stats.over("decode", source.frames_at(wanted))
     for index, group in groupby(frames, key=lambda item: item[0] // length):
         images = dict(group)
         yield cut[index], images
         done += len(images)
-        watch.report("pivots", done, len(wanted))
-    watch.counters.decoded_pivots += source.decoded - before
+        stats.report("pivots", done, len(wanted))
+    stats.counters.decoded_pivots += source.decoded - before
     if done != len(wanted):
         raise MediaError(f"{source.path} ended early.", expected=f"{frame_count} frames", mend="copy the file again.")
 
 
 def choose_pivots(
-    window: Window, segment: Segment | None, query: Query, selector: PivotSelector, grounder: Grounder
+    span: Span, segment: Segment | None, query: Query, selector: PivotSelector, grounder: Grounder
 ) -> list[Pivot]:
-    """A sentence's pivots in one window: those given for it, or the selector's choice if the window is a segment."""
+    """A sentence's pivots in one span: those given for it, or the selector's choice if the span is a segment."""
     if query.given is not None:
-        return [pivot for pivot in query.given if pivot.frame in window.frames]
+        return [pivot for pivot in query.given if pivot.frame in span.frames]
     if segment is None:
         return []
     ground = partial(propose_boxes, query, grounder, segment)
     decision = selector.select(segment, query.text, ground)
     if decision is None:
         return []
-    if decision.frame not in window.sampled:
+    if decision.frame not in span.sampled:
         raise InputError(
             f"The selector {selector.name!r} chose a frame that it was not shown.",
-            expected=window.sampled,
+            expected=span.sampled,
             got=decision.frame,
         )
-    query.decisions[window.index] = decision
+    query.decisions[span.index] = decision
     if decision.found is not None:
         query.considered[decision.frame] = decision.found
     if decision.box is None:
@@ -116,7 +116,7 @@ def propose_boxes(query: Query, grounder: Grounder, segment: Segment, frame: int
     return query.considered[frame]
 
 
-def proposals(found: Detections, settings: RvosSettings) -> Detections:
+def keep_boxes(found: Detections, settings: RvosSettings) -> Detections:
     """The boxes of a frame that a selector may choose of, best first."""
     different = found if settings.distinct_iou is None else found.distinct(settings.distinct_iou)
     return different.top(settings.boxes_per_frame)
@@ -140,11 +140,11 @@ def fall_back(query: Query, grounder: Grounder, settings: RvosSettings) -> list[
     return [pivot]
 
 
-def prompt(tracking: ObjectTracking, found: Found) -> None:
+def prompt(tracking: ObjectTracking, prompts: Prompts) -> None:
     """Prompt the tracker with pivots, frame by frame: all sentences of a frame together."""
     by_frame: Callable[[tuple[int, Pivot]], int] = lambda item: item[1].frame  # noqa: E731
-    for frame, group in groupby(sorted(found.pivots, key=by_frame), key=by_frame):
-        tracking.prompt(frame, found.images[frame], {number: pivot.prompt_xyxy for number, pivot in group})
+    for frame, group in groupby(sorted(prompts.pivots, key=by_frame), key=by_frame):
+        tracking.prompt(frame, prompts.images[frame], {number: pivot.prompt_xyxy for number, pivot in group})
 
 
 def propagate(tracking: ObjectTracking, job: Job) -> MaskStore:
@@ -156,7 +156,7 @@ def propagate(tracking: ObjectTracking, job: Job) -> MaskStore:
     info = job.source.info
     masks = MaskStore(len(job.queries), job.source.frame_count(), info.height, info.width, job.spill_dir)
     starts = {number: query.start for number, query in enumerate(job.queries) if query.pivots}
-    tracking.follow(starts, masks)
+    tracking.propagate_both_ways(starts, masks)
     return masks
 
 

@@ -22,15 +22,16 @@ from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline import avs, rvos
 from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.grounding import Grounder
-from alref_edge.pipeline.jobs import Found, Heard, Job
+from alref_edge.pipeline.jobs import Job, Prompts, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.selectors.base import PivotSelector, Segment, SoundSelector, SoundWindow, Window
+from alref_edge.pipeline.selectors.base import PivotSelector, Segment, SoundSelector, SoundWindow, Span
 from alref_edge.pipeline.selectors.mllm import check_usable
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.pipeline.silence import silent_seconds
 from alref_edge.pipeline.sound import Sound
+from alref_edge.pipeline.sound_analysis import SoundAnalysis
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Pivot
 
@@ -79,14 +80,14 @@ def segment_videos(
             job = each.job
             if tracking is None:
                 began = time.perf_counter() - waited_s
-                tracking = ObjectTracking(networks, job.source, settings, job.watch, cache_bytes)
-            job.watch.add("wait", waited_s)
+                tracking = ObjectTracking(networks, job.source, settings, job.stats, cache_bytes)
+            job.stats.add("wait", waited_s)
             rvos.prompt(tracking, each)
             if each.last:
                 masks = rvos.propagate(tracking, job)
                 tracking.close()
                 tracking = None
-                job.watch.elapsed_s = time.perf_counter() - began
+                job.stats.elapsed_s = time.perf_counter() - began
                 yield job, masks
     finally:
         found.close()
@@ -96,17 +97,17 @@ def segment_videos(
 
 def find_pivots(
     networks: Networks, jobs: Iterable[Job], selector: PivotSelector, settings: RvosSettings, trials: int = 1
-) -> Generator[Found, None, None]:
+) -> Generator[Prompts, None, None]:
     """The first half of the method: pivots of all segments of all jobs, in order. Arguments as of `segment_videos`.
 
     The selector is asked about many segments, sentences and videos at once, as many as it can have in flight.
     """
     events: Counter[str] = Counter()
 
-    def settle(each: _Asked | BaseException) -> Found:
+    def settle(each: _Asked | BaseException) -> Prompts:
         found = _settle(each)
         if found.last:
-            events.update(found.job.watch.events)
+            events.update(found.job.stats.events)
             if events["questions"] >= trials:
                 check_usable(selector, events)
         return found
@@ -129,7 +130,7 @@ def find_pivots(
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A stretch of a video, of which the selector is asked.
+    """A span of a video, of which the selector is asked.
 
     Attributes:
         job: whose.
@@ -141,7 +142,7 @@ class _Asked:
     job: Job
     images: Mapping[int, np.ndarray]
     choices: Sequence[tuple[int, Future[list[Pivot]]]]
-    finish: Callable[[Sequence[tuple[int, Pivot]]], Found]
+    finish: Callable[[Sequence[tuple[int, Pivot]]], Prompts]
 
 
 def _undone(asked: Iterable[_Asked | BaseException]) -> int:
@@ -152,7 +153,7 @@ def _nbytes(asked: Iterable[_Asked | BaseException]) -> int:
     return sum(image.nbytes for each in asked if isinstance(each, _Asked) for image in each.images.values())
 
 
-def _settle(asked: _Asked | BaseException) -> Found:
+def _settle(asked: _Asked | BaseException) -> Prompts:
     """Wait for the answers. An error that came up in looking at a video is raised when it is that video's turn."""
     if isinstance(asked, BaseException):
         raise asked
@@ -174,52 +175,52 @@ def _ask(
     networks: Networks, job: Job, selector: PivotSelector, settings: RvosSettings, pool: Executor
 ) -> Iterator[_Asked]:
     """Ask about every segment of a video, and at its end see to the sentences that have no pivot."""
-    watch, queries = job.watch, job.queries
-    watch.counters.frames = job.source.frame_count()
+    stats, queries = job.stats, job.queries
+    stats.counters.frames = job.source.frame_count()
     grounder = Grounder(
         networks,
         settings.box_threshold,
         settings.text_threshold,
-        lambda found: rvos.proposals(found, settings),
-        watch,
+        lambda found: rvos.keep_boxes(found, settings),
+        stats,
     )
     for query in queries:
         rvos.check_given(query, job.source)
         if query.given is None:
-            grounder.read(query.text)
+            grounder.encode_text(query.text)
 
-    def note(window: Window, images: Mapping[int, np.ndarray], pivots: Sequence[tuple[int, Pivot]]) -> Found:
+    def note(span: Span, images: Mapping[int, np.ndarray], pivots: Sequence[tuple[int, Pivot]]) -> Prompts:
         for number, pivot in pivots:
             queries[number].pivots.append(pivot)
-        grounder.forget(frame for frame in window.frames if frame > 0)
-        return Found(job, pivots, {pivot.frame: images[pivot.frame] for _, pivot in pivots})
+        grounder.drop_frames(frame for frame in span.frames if frame > 0)
+        return Prompts(job, pivots, {pivot.frame: images[pivot.frame] for _, pivot in pivots})
 
-    def fall_back(_: Sequence[tuple[int, Pivot]]) -> Found:
+    def fall_back(_: Sequence[tuple[int, Pivot]]) -> Prompts:
         lost = [(number, query) for number, query in enumerate(queries) if not query.pivots]
         pivots = [(number, pivot) for number, query in lost for pivot in rvos.fall_back(query, grounder, settings)]
         for number, pivot in pivots:
             queries[number].pivots.append(pivot)
-        return Found(job, pivots, {pivot.frame: grounder.images[pivot.frame] for _, pivot in pivots}, last=True)
+        return Prompts(job, pivots, {pivot.frame: grounder.images[pivot.frame] for _, pivot in pivots}, last=True)
 
-    for window, images in rvos.sample(job.source, queries, settings, watch):
-        grounder.show(images)
-        segment = Segment(window.index, window.sampled, images, watch.count) if window.is_segment else None
+    for span, images in rvos.sample(job.source, queries, settings, stats):
+        grounder.add_frames(images)
+        segment = Segment(span.index, span.sampled, images, stats.count) if span.is_segment else None
         choices = [
-            (number, pool.submit(rvos.choose_pivots, window, segment, query, selector, grounder))
+            (number, pool.submit(rvos.choose_pivots, span, segment, query, selector, grounder))
             for number, query in enumerate(queries)
         ]
-        yield _Asked(job, images, choices, partial(note, window, images))
+        yield _Asked(job, images, choices, partial(note, span, images))
     yield _Asked(job, {}, (), fall_back)
 
 
-def listen(
+def analyse_windows(
     networks: Networks,
     source: VideoSource,
     sound: Sound,
     selector: SoundSelector,
     settings: AvsSettings,
-    watch: Watch,
-) -> list[Heard]:
+    stats: RunStats,
+) -> list[WindowResult]:
     """Find out, window by window, which objects sound, when, and where they are to be found.
 
     Args:
@@ -228,40 +229,44 @@ def listen(
         sound: its sound; silence follows its end.
         selector: makes the decisions.
         settings: numbers of the method.
-        watch: counts, times, reports.
+        stats: counts, times, reports.
     """
-    watch.counters.frames = source.frame_count()
+    stats.counters.frames = source.frame_count()
     grounder = Grounder(
         networks,
         settings.box_threshold,
         settings.text_threshold,
         lambda found: avs.keep_boxes(found, settings.boxes_per_frame),
-        watch,
+        stats,
     )
     clock = Clock.of(source)
-    found: list[Heard] = []
+    found: list[WindowResult] = []
     pool = executor(selector.in_flight)
-    asked: deque[Future[Heard]] = deque()
+    asked: deque[Future[WindowResult]] = deque()
 
     def settle(most: int) -> None:
         while len(asked) > most:
             before = time.perf_counter()
             found.append(asked.popleft().result())
-            watch.add("wait", time.perf_counter() - before if selector.in_flight else 0)
-            watch.report("listen", found[-1].start_s + len(found[-1].labels), clock.seconds)
+            stats.add("wait", time.perf_counter() - before if selector.in_flight else 0)
+            stats.report("listen", found[-1].start_s + len(found[-1].labels), clock.seconds)
 
     try:
         for index, (start_s, frames, shown) in enumerate(clock.windows(settings.window_s)):
-            stretch = slice(start_s * SAMPLE_RATE, (start_s + len(shown)) * SAMPLE_RATE)
-            wave = sound.wave_16khz[stretch]
+            part = slice(start_s * SAMPLE_RATE, (start_s + len(shown)) * SAMPLE_RATE)
+            wave = sound.wave_16khz[part]
             silent = silent_seconds(wave, len(shown), settings.silence_db)
             if all(silent):
-                asked.append(pool.submit(Heard, start_s, frames, (), (), (), ((),) * len(shown), silent))
+                asked.append(pool.submit(WindowResult, start_s, frames, (), (), (), ((),) * len(shown), silent))
             else:
-                ear = avs.Ear(networks, sound, stretch, len(shown) == clock.seconds, settings, watch)
-                images = avs.images(source, shown, watch)
-                window = SoundWindow(index, start_s, shown, images, ear.listen, watch.count, watch.report)
-                asked.append(pool.submit(avs.understand, window, frames, ear, grounder, selector, settings, silent))
+                analysis = SoundAnalysis(networks, sound, part, len(shown) == clock.seconds, settings, stats)
+                images = avs.read_frames(source, shown, stats)
+                window = SoundWindow(index, start_s, shown, images, analysis.tag_sounds, stats.count, stats.report)
+                asked.append(
+                    pool.submit(
+                        avs.find_sounding_objects, window, frames, analysis, grounder, selector, settings, silent
+                    )
+                )
             settle(max(0, min(selector.in_flight, _MOST_WINDOWS) - 1))
         settle(0)
     finally:

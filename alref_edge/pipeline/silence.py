@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.pipeline.jobs import Heard
+from alref_edge.pipeline.jobs import WindowResult
 from alref_edge.pipeline.selectors.base import SoundSelector
 from alref_edge.pipeline.settings import AvsSettings
 from alref_edge.pipeline.sound import Sound
@@ -30,12 +30,12 @@ def silent_seconds(wave_16khz: np.ndarray, seconds: int, silence_db: float | Non
 
 
 def why_nothing(
-    found: Sequence[Heard], sound: Sound, selector: SoundSelector, settings: AvsSettings
+    found: Sequence[WindowResult], sound: Sound, selector: SoundSelector, settings: AvsSettings
 ) -> tuple[str, ...]:
     """Where nothing at all sounds, why, in words; nothing where something does.
 
     Args:
-        found: what `listen` gave.
+        found: what `analyse_windows` gave.
         sound, selector, settings: what it was given.
     """
     if any(each.pivot is not None and each.name in names for h in found for each in h.objects for names in h.labels):
@@ -46,17 +46,17 @@ def why_nothing(
         return ("nothing sounds: no sound falls into the time of the video",)
     if np.abs(wave).max() < _AUDIBLE:
         return ("nothing sounds: the sound is silent from beginning to end",)
-    reasons = Counter(_why_nothing(heard, wave, selector, settings) for heard in found)
+    reasons = Counter(_why_nothing(window, wave, selector, settings) for window in found)
     if len(reasons) == 1:
         return (f"nothing sounds: {next(iter(reasons))}",)
     told = [f"in {count} of {len(found)} windows {reason}" for reason, count in reasons.most_common()]
     return (f"nothing sounds: {'; '.join(told)}",)
 
 
-def _why_nothing(heard: Heard, wave_16khz: np.ndarray, selector: SoundSelector, settings: AvsSettings) -> str:
+def _why_nothing(window: WindowResult, wave_16khz: np.ndarray, selector: SoundSelector, settings: AvsSettings) -> str:
     """Why nothing sounds in a window; the same words for windows that are alike."""
     gate_db = settings.silence_db
-    if all(heard.silent):
+    if all(window.silent):
         if gate_db is None:
             return "the sound has ended before"
         starts = range(0, len(wave_16khz), SAMPLE_RATE)
@@ -65,13 +65,13 @@ def _why_nothing(heard: Heard, wave_16khz: np.ndarray, selector: SoundSelector, 
             f"every second is below the silence gate of {gate_db:g} dB, the loudest of the video has "
             f"{10 * np.log10(loudest):.1f} dB; --no-silence-gate opens it"
         )
-    if heard.objects:
-        if not any(each.pivot for each in heard.objects):
+    if window.objects:
+        if not any(each.pivot for each in window.objects):
             return "no box was found on the pivot frames"
         return f"what has a box is heard in no second{'' if gate_db is None else ' that the silence gate leaves open'}"
-    best = max((tag.probability for tag in heard.tags), default=1.0)
+    best = max((tag.probability for tag in window.tags), default=1.0)
     if best < settings.tag_threshold:
         return f"no tag reaches the threshold of {settings.tag_threshold:g}, the best has {best:.2g}"
-    if not heard.tags and selector.name != "replay":
+    if not window.tags and selector.name != "replay":
         return "the sound is too short to be tagged"
     return f"the selector {selector.name!r} names no object in view"

@@ -56,7 +56,7 @@ def test_windows_go_by_the_clock_of_the_frames() -> None:
 def test_a_few_frames_more_make_no_second(frames: int, fps: int, seconds: int) -> None:
     clock = Clock.of(SceneSource(make_scene(SEED, num_frames=frames, fps=fps)))
     assert clock.seconds == seconds
-    assert sum(len(stretch) for _, stretch, _ in clock.windows(10)) == frames
+    assert sum(len(span) for _, span, _ in clock.windows(10)) == frames
 
 
 def test_silence_is_told_second_by_second() -> None:
@@ -264,7 +264,7 @@ def test_recorded_answers_come_to_what_follows_by_hand(
     case = CASES[name]
     run = replayed(pipeline, scene, folders[case.setting], case, tmp_path)
     assert run.labels == case.labels
-    assert {each.name: None if each.pivot is None else each.pivot.frame for each in run.heard[0].objects} == {
+    assert {each.name: None if each.pivot is None else each.pivot.frame for each in run.windows[0].objects} == {
         name: None if pivot is None else pivot[0] for name, pivot in case.pivots.items()
     }
     for each in run:
@@ -308,10 +308,10 @@ def test_a_longer_video_goes_by_windows(pipeline: Pipeline) -> None:
     wave = np.concatenate([spoken((CIRCLE,) * 10), np.zeros(RATE), spoken((STAR,))])
     settings = pipeline.avs_settings(AvsSettings()).changed({"window_s": 10})
     run = pipeline.avs(SceneSource(scene), wave.astype(np.float32), settings=settings)
-    assert [(heard.start_s, heard.frames) for heard in run.heard] == [(0, range(20)), (10, range(20, 24))]
+    assert [(heard.start_s, heard.frames) for heard in run.windows] == [(0, range(20)), (10, range(20, 24))]
     assert run.labels[10] == ()
     assert not run.mask(20).any()
-    assert run.heard[1].silent == (True, False)
+    assert run.windows[1].silent == (True, False)
     assert "circle" in run.labels[0]
     assert "star" in run.labels[11]
     assert "star" not in run.labels[0]

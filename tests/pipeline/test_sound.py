@@ -14,12 +14,12 @@ from alref_edge.cli.hearing import Hearing
 from alref_edge.media import open_video
 from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
-from alref_edge.pipeline.avs import Ear
-from alref_edge.pipeline.jobs import Heard, Sounding
-from alref_edge.pipeline.measure import Watch
-from alref_edge.pipeline.scheduling import listen
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
+from alref_edge.pipeline.measure import RunStats
+from alref_edge.pipeline.scheduling import analyse_windows
 from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
+from alref_edge.pipeline.sound_analysis import SoundAnalysis
 from alref_edge.types import Detections, Pivot
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file, make_wave, tone
@@ -132,31 +132,37 @@ def test_beats_hears_the_whole_of_a_clip_of_a_dataset(
     class Hearers:
         from threading import RLock
 
-        looking = RLock()
+        lock = RLock()
 
         def tagger(self, name: str) -> Tagger:
             return Tagger()
 
     sound = Sound(np.zeros(round(length_s * RATE), np.float32))
-    ear = Ear(Hearers(), sound, slice(0, 5 * RATE), alone, settings, Watch())  # type: ignore[arg-type]
-    ear.listen()
+    analysis = SoundAnalysis(Hearers(), sound, slice(0, 5 * RATE), alone, settings, RunStats())  # type: ignore[arg-type]
+    analysis.tag_sounds()
     assert set(tagged) == {round(heard_s * RATE)}
-    assert len(ear.wave) == min(5 * RATE, len(sound.wave_16khz))
+    assert len(analysis.wave) == min(5 * RATE, len(sound.wave_16khz))
 
 
 BOX = Detections(np.zeros((1, 4), np.float32), np.ones(1, np.float32), ("dog",))
-DOG = Sounding("dog", BOX, 0, Pivot(0, np.zeros(4, np.float32)))
-LOST = Sounding("dog", BOX[:0], 0, None)
+DOG = SoundingObject("dog", BOX, 0, Pivot(0, np.zeros(4, np.float32)))
+LOST = SoundingObject("dog", BOX[:0], 0, None)
 TAGS = (Tag("1", "Dog", 0.4),)
 
 
-def window(start_s: int = 0, **changes: Any) -> Heard:
-    values: dict[str, Any] = {"tags": (), "objects": (), "segments": (), "labels": ((),) * 2, "silent": (False,) * 2}
-    return Heard(start_s, range(2), **{**values, **changes})
+def window(start_s: int = 0, **changes: Any) -> WindowResult:
+    values: dict[str, Any] = {
+        "tags": (),
+        "objects": (),
+        "audio_segments": (),
+        "labels": ((),) * 2,
+        "silent": (False,) * 2,
+    }
+    return WindowResult(start_s, range(2), **{**values, **changes})
 
 
 QUIET, LOUD = tone(440, 2, RATE, 0.001), tone(440, 2, RATE)
-WHY: dict[str, tuple[list[Heard], np.ndarray, dict[str, Any], str]] = {
+WHY: dict[str, tuple[list[WindowResult], np.ndarray, dict[str, Any], str]] = {
     "something sounds": ([window(objects=(DOG,), labels=(("dog",), ()))], LOUD, {}, ""),
     "digital silence": ([window(silent=(True,) * 2)], 0 * LOUD, {}, "silent from beginning to end"),
     "the sound is over": ([window(silent=(True,) * 2)], LOUD[:0], {}, "no sound falls into the time"),
@@ -193,7 +199,7 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
 
             return [SoundingCategory("circle", 1), SoundingCategory("square", 1)]
 
-        def segments(self, window: Any) -> tuple[()]:  # type: ignore[override]
+        def audio_segments(self, window: Any) -> tuple[()]:  # type: ignore[override]
             return ()
 
     from alref_edge.datasets.synthetic import make_scene
@@ -202,8 +208,10 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
     with Pipeline.from_bundle(nano_bundle, device="cpu") as pipeline:
         selector = Knowing(lambda words, choices: list(words))
         source = SceneSource(make_scene(3, num_frames=8, fps=8))
-        (heard,) = listen(pipeline._networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), Watch())
-    assert heard.segments == ()
+        (heard,) = analyse_windows(
+            pipeline._networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), RunStats()
+        )
+    assert heard.audio_segments == ()
     assert heard.labels == ((),)
 
 

@@ -1,7 +1,7 @@
-"""What a selector is: who decides about pivots (GPT-PS in AL-Ref-SAM 2) and about what sounds (LBRU there), what it is
-shown, and what it answers.
+"""Selectors: who decides about pivots (GPT-PS in AL-Ref-SAM 2) and about what sounds (LBRU there).
 
-Both decisions are an LLM's in the paper. Here they stand behind `PivotSelector` and `SoundSelector`.
+The decisions are an LLM's in the paper. Here they stand behind `PivotSelector` and `SoundSelector`, with what either is
+shown, and what it answers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def tell_nobody(stage: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A stretch of the video as long as a segment.
+class Span:
+    """Frames in a row, as many as a segment has, or what is left of them at the end of the video.
 
     Attributes:
-        index: number of the stretch, from 0.
+        index: number of the span, from 0.
         frames: its frames.
         sampled: the frames that a selector may look at.
         is_segment: whether a selector is asked about it; officially, a single sampled frame makes no segment.
@@ -87,7 +87,7 @@ class Decision:
 
     Attributes:
         frame: index in the video of the frame chosen; one of the segment's.
-        box: which of the boxes on it, best first, from 0; None rejects them all. A box that is not there is none.
+        box: which of the boxes on it, best first, from 0; None, or one that is not there, rejects them.
         found: the boxes on it where they were known before; None: those that grounding gives.
     """
 
@@ -155,7 +155,9 @@ class SoundingCategory:
     def __post_init__(self) -> None:
         if not self.name.strip() or self.pivot < 1:
             raise InputError(
-                "A sounding category is none.", expected="a name and a pivot from 1", got=f"{self.name!r}: {self.pivot}"
+                "A sounding category is malformed.",
+                expected="a name and a pivot from 1",
+                got=f"{self.name!r}: {self.pivot}",
             )
 
     @property
@@ -173,7 +175,7 @@ class SoundWindow:
         start_s: its first second.
         frames: index in the video of the frame that stands for each second.
         images: those frames, RGB uint8 `[H, W, 3]`, to be read only.
-        listen: names what is heard in the window, the tags of all taggers together; asking again costs nothing.
+        tag_sounds: names what is heard in the window, the tags of all taggers together; asking again costs nothing.
         count: counts an event by name, for the result.
         report: tells whoever watches of a stage, how much of it is done, and of how much.
     """
@@ -182,7 +184,7 @@ class SoundWindow:
     start_s: int
     frames: tuple[int, ...]
     images: Mapping[int, np.ndarray] = field(repr=False)
-    listen: Callable[[], tuple[Tag, ...]] = field(repr=False)
+    tag_sounds: Callable[[], tuple[Tag, ...]] = field(repr=False)
     count: Callable[[str, int], None] = field(default=count_nothing, repr=False)
     report: Callable[[str, int, int], None] = field(default=tell_nobody, repr=False)
 
@@ -218,7 +220,7 @@ class SoundSelector(Protocol):
         """Which of two or more boxes on the pivot frame is the one that sounds, from 0."""
         ...
 
-    def segments(self, window: SoundWindow) -> Sequence[AudioSegment] | None:
+    def audio_segments(self, window: SoundWindow) -> Sequence[AudioSegment] | None:
         """The segments of the window's sound where they are known; None if they are to be found."""
         ...
 

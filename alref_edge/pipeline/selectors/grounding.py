@@ -49,7 +49,7 @@ class GroundingSoundSelector:
 
     def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
         """See `SoundSelector.categories`; the most probable come first."""
-        tags = [tag for tag in window.listen() if tag.probability >= self.tag_threshold]
+        tags = [tag for tag in window.tag_sounds() if tag.probability >= self.tag_threshold]
         heard = [tag.name for tag in sorted(tags, key=lambda tag: -tag.probability)]
         names = self.nearest(heard, self.choices) if self.choices else [name.lower() for name in heard]
         found = []
@@ -67,5 +67,5 @@ class GroundingSoundSelector:
         """See `SoundSelector.box`."""
         return int(found.scores_n.argmax())
 
-    def segments(self, window: SoundWindow) -> None:
+    def audio_segments(self, window: SoundWindow) -> None:
         """Nothing is known beforehand."""

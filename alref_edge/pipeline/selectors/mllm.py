@@ -168,7 +168,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         Raises:
             MllmError: the server cannot be reached, or refuses to serve.
         """
-        heard = list(dict.fromkeys(tag.name for tag in window.listen()))
+        heard = list(dict.fromkeys(tag.name for tag in window.tag_sounds()))
         if not heard:
             return []
         strip = self._questioner.in_rows([window.images[frame] for frame in window.frames])
@@ -196,7 +196,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         window.count("by_grounding", 1)
         return self._otherwise.box(window, category, found)
 
-    def segments(self, window: SoundWindow) -> None:
+    def audio_segments(self, window: SoundWindow) -> None:
         """Nothing is known beforehand."""
 
 
