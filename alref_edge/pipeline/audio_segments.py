@@ -18,7 +18,7 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.models.audio.log_mel import PATCH_SAMPLES, SAMPLE_RATE
-from alref_edge.models.yamnet import YamNet
+from alref_edge.models.protocols import SoundEmbedder
 
 FEATURES = ("features", "scores")
 FRAME_S = PATCH_SAMPLES / SAMPLE_RATE
@@ -71,7 +71,7 @@ class AudioSegmentSettings:
 
 
 def segment_audio(
-    wave_16khz: np.ndarray, yamnet: YamNet, settings: AudioSegmentSettings | None = None
+    wave_16khz: np.ndarray, embedder: SoundEmbedder, settings: AudioSegmentSettings | None = None
 ) -> tuple[AudioSegment, ...]:
     """Cut a sound into segments that follow each other from second 0 on.
 
@@ -80,7 +80,7 @@ def segment_audio(
 
     Args:
         wave_16khz: float32 `[samples]` in [-1, 1], at least one sample.
-        yamnet: of the bundle.
+        embedder: YAMNet, of the bundle.
         settings: None takes the defaults.
 
     Raises:
@@ -90,7 +90,7 @@ def segment_audio(
     spare = max(0, len(wave_16khz) - PATCH_SAMPLES)
     hop = round(settings.hop_s * SAMPLE_RATE)
     whole = wave_16khz[: PATCH_SAMPLES + spare // hop * hop]
-    frames = yamnet.frames(whole, hop_s=settings.hop_s)
+    frames = embedder.frames(whole, hop_s=settings.hop_s)
     values_nd = frames.features_nd if settings.feature == "features" else frames.scores_nc
     return cut(cosines(values_nd), settings.hop_s, settings.threshold, seconds=1 + spare // SAMPLE_RATE)
 

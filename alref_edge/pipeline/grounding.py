@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from alref_edge.models.grounding_dino import GroundingDino, ImageFeatures, TextFeatures
+from alref_edge.models.protocols import Detector
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.types import Detections
@@ -18,7 +19,7 @@ class Grounder:
     """Boxes for any sentence on the frames that were shown to it. Threads may ask at once; they are served in turn.
 
     Args:
-        networks: Grounding DINO is taken from them when a sentence or a frame needs it, not before.
+        networks: the detector is taken from them when a sentence or a frame needs it, not before.
         box_threshold: smallest score of a box.
         text_threshold: smallest score of a word that goes into a box's phrase.
         keep: which of a frame's boxes, in the order of the queries, are kept, and in which order.
@@ -40,9 +41,9 @@ class Grounder:
         self._thresholds = box_threshold, text_threshold
         self._keep = keep
         self._stats = stats
-        self._texts: dict[str, TextFeatures] = {}
+        self._texts: dict[str, Any] = {}
         self.images: Mapping[int, np.ndarray] = {}
-        self._features: dict[int, ImageFeatures] = {}
+        self._features: dict[int, Any] = {}
         self._found: dict[tuple[int, str], Detections] = {}
 
     def encode_text(self, sentence: str) -> None:
@@ -94,12 +95,12 @@ class Grounder:
                 features, self._texts[sentence], box_threshold=box_threshold, text_threshold=text_threshold
             )
 
-    def _keep_features(self, frame: int, features: ImageFeatures) -> None:
+    def _keep_features(self, frame: int, features: Any) -> None:
         """As those used last. Those used longest ago make room, and are made again if they are asked for."""
         self._features[frame] = features
         while len(self._features) > _MOST_FEATURES:
             self._features.pop(next(iter(self._features)))
 
-    def _loaded(self) -> GroundingDino:
+    def _loaded(self) -> Detector:
         with self._networks.lock, self._stats.stage("load"):
             return self._networks.detector

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alref_edge.media import VideoSource
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.selectors.base import Decision
-from alref_edge.types import Detections, Pivot
+from alref_edge.types import Detections, Pivot, Tag
 
 
 @dataclass

@@ -328,7 +328,7 @@ class Pipeline:
 
     def _nearest(self, words: Sequence[str], choices: Sequence[str]) -> list[str]:
         with self._networks.lock:
-            return self._networks.language.nearest(words, choices)
+            return self._networks.sound_text_matcher.nearest(words, choices)
 
     def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
         """Raises BundleError where a network is missing that is sure to be asked."""

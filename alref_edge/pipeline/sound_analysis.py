@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.models.beats import LONGEST_S, Tag, union_of_tags
+from alref_edge.models.beats import LONGEST_S, union_of_tags
 from alref_edge.pipeline.audio_segments import AudioSegment, segment_audio
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import AvsSettings
 from alref_edge.pipeline.sound import Sound
+from alref_edge.types import Tag
 
 _SHORTEST_SEGMENT = SAMPLE_RATE * 25 // 1000
 
@@ -62,9 +63,9 @@ class SoundAnalysis:
     def audio_segments(self) -> tuple[AudioSegment, ...]:
         """The segments of the sound, by YAMNet."""
         with self._networks.lock, self._stats.stage("load"):
-            yamnet = self._networks.yamnet
+            embedder = self._networks.sound_embedder
         with self._networks.lock, self._stats.stage("listen"):
-            return segment_audio(self.wave, yamnet, self._settings.audio_segments)
+            return segment_audio(self.wave, embedder, self._settings.audio_segments)
 
     def labels_by_second(
         self, names: Sequence[str], segments: Sequence[AudioSegment], seconds: int
@@ -74,11 +75,11 @@ class SoundAnalysis:
         if not audible:
             return [()] * seconds
         with self._networks.lock, self._stats.stage("load"):
-            language = self._networks.language
+            matcher = self._networks.sound_text_matcher
         with self._networks.lock, self._stats.stage("decode"):
             wave = self._sound.language_16khz[self._part]
         with self._networks.lock, self._stats.stage("listen"):
-            sounding = language.sounding(
+            sounding = matcher.sounding(
                 [each.of(wave) for each in audible],
                 names,
                 separator=self._settings.separator,

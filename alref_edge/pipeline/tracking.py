@@ -6,14 +6,13 @@ Whatever finds the boxes (a sentence, or a sound), this is what comes next. A *s
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
-from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
+from alref_edge.models.protocols import ImageSegmenter, TrackedFrame
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
@@ -47,10 +46,10 @@ class ObjectTracking:
         self._source = source
         self._stats = stats
         self._frames = frames or range(source.frame_count())
-        self._cache: dict[int, FrameFeatures] = {}
+        self._cache: dict[int, Any] = {}
         self._cache_room = cache_bytes
         self._pivots: dict[int, set[int]] = {}
-        self._predictors: dict[int, Sam2ImagePredictor] = {}
+        self._predictors: dict[int, ImageSegmenter] = {}
         self._encoded: dict[int, int] = {}
         with stats.stage("load"):
             self._networks = networks
@@ -78,11 +77,11 @@ class ObjectTracking:
             self._cache[frame] = features
             self._cache_room -= features.nbytes
 
-    def _predictor(self, frame: int, image_hw3_u8: np.ndarray) -> Sam2ImagePredictor:
+    def _predictor(self, frame: int, image_hw3_u8: np.ndarray) -> ImageSegmenter:
         """The image predictor, the frame encoded. Frame 0 keeps one of its own: sentences may yet fall back on it."""
         slot = min(frame, 1)
         if self._encoded.get(slot) != frame:
-            predictor = self._predictors.setdefault(slot, self._networks.image_predictor())
+            predictor = self._predictors.setdefault(slot, self._networks.image_segmenter())
             predictor.set_image(image_hw3_u8)
             self._stats.counters.encoded_image_predictor += 1
             self._encoded[slot] = frame
@@ -96,13 +95,13 @@ class ObjectTracking:
             masks: by object and frame.
         """
         for reverse in (False, True) if starts else ():
-            for result in self.propagate(starts, reverse=reverse):
+            for frame, result in self.propagate(starts, reverse=reverse):
                 for row, item in enumerate(cast("tuple[int, ...]", result.object_ids)):
-                    if not (reverse and result.frame == starts[item]):
+                    if not (reverse and frame == starts[item]):
                         with self._stats.stage("masks"):
-                            masks.put(item, result.frame, result.mask_hw(row))
+                            masks.put(item, frame, result.mask_hw(row))
 
-    def propagate(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
+    def propagate(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[tuple[int, TrackedFrame]]:
         """Track every object from its own start to the end of the frames, or back to their beginning.
 
         The frames are decoded once and encoded once for all objects; frames that no object needs are not visited.
@@ -113,7 +112,7 @@ class ObjectTracking:
             reverse: toward the first frame.
 
         Yields:
-            One result a frame, of the objects that were reached.
+            A frame, and the result on it of the objects that were reached.
 
         Raises:
             MediaError: the video ends before its last frame.
@@ -127,7 +126,7 @@ class ObjectTracking:
             return
         before, again = self._source.decoded, 0
 
-        def cached(index: int) -> FrameFeatures | None:
+        def cached(index: int) -> Any:
             nonlocal again
             again += index + begin in self._pivots and index + begin not in self._cache
             return self._cache.get(index + begin)
@@ -142,7 +141,7 @@ class ObjectTracking:
         )
         done = 0
         for result in self._stats.over("track", results):
-            yield replace(result, frame=result.frame + begin)
+            yield result.frame + begin, result
             done += 1
             self._stats.report(name, done, total)
         if done != total:

@@ -31,12 +31,11 @@ from alref_edge.evaluation.sound import clip_settings
 from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import STAGES, WAYS
 from alref_edge.media import open_video
-from alref_edge.models.beats import Tag
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
-from alref_edge.types import Detections
+from alref_edge.types import Detections, Tag
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE, FRAMES, FPS = 112, 24, 8

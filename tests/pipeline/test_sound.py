@@ -12,7 +12,6 @@ import pytest
 
 from alref_edge.cli.hearing import Hearing
 from alref_edge.media import open_video
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
 from alref_edge.pipeline.measure import RunStats
@@ -20,7 +19,7 @@ from alref_edge.pipeline.scheduling import analyse_windows
 from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.sound_analysis import SoundAnalysis
-from alref_edge.types import Detections, Pivot
+from alref_edge.types import Detections, Pivot, Tag
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file, make_wave, tone
 

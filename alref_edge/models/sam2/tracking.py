@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from alref_edge.errors import InputError
+from alref_edge.models.protocols import TrackingCounters
 from alref_edge.models.sam2 import policy, transforms
 from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
 from alref_edge.models.sam2.holes import fill_holes
 from alref_edge.models.sam2.memory import MemoryBank, ObjectMemory, Prompted, Remembered
 from alref_edge.models.sam2.policy import MemoryPlan
-from alref_edge.models.sam2.results import FrameResult, TrackingCounters
+from alref_edge.models.sam2.results import FrameResult
 from alref_edge.runtime import Buffer
 
 FeatureLookup = Callable[[int], "FrameFeatures | None"]

@@ -13,9 +13,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from alref_edge.errors import InputError
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.types import Detections, Pivot
+from alref_edge.types import Detections, Pivot, Tag
 
 Ground: TypeAlias = Callable[[int], Detections]
 """Boxes of a sentence on a frame of the segment, best first; asking again for the same frame costs nothing."""
