@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alref_edge.cli.hearing import Hearing
+from alref_edge.cli.sound_options import SoundOptions
 from alref_edge.media import open_video
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
@@ -238,21 +238,21 @@ HEARD: dict[str, tuple[dict[str, Any], dict[str, Any], float | None]] = {
 }
 
 
-def hearing(**options: Any) -> Hearing:
+def sound_options(**options: Any) -> SoundOptions:
     usual = {"selector_name": "mllm", "semantic": False, "ground_anew": False}
     names = ("categories", "silence_gate", "setting", "answers", "clip", "segments")
-    return Hearing(**{**dict.fromkeys(names), **usual, **options})
+    return SoundOptions(**{**dict.fromkeys(names), **usual, **options})
 
 
 @pytest.mark.parametrize("name", HEARD)
 def test_the_silence_gate_is_as_the_setting_or_the_bundle_has_it(name: str) -> None:
     options, defaults, silence_db = HEARD[name]
-    assert hearing(**options).settings(Bundle(**defaults)).silence_db == silence_db  # type: ignore[arg-type]
+    assert sound_options(**options).settings(Bundle(**defaults)).silence_db == silence_db  # type: ignore[arg-type]
 
 
 def test_categories_of_the_user_stand_for_those_of_the_setting(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("keyboard\nred fox\n")
-    make: Callable[..., AvsSettings] = lambda **options: hearing(**options).settings(Bundle())  # type: ignore[arg-type]  # noqa: E731
+    make: Callable[..., AvsSettings] = lambda **options: sound_options(**options).settings(Bundle())  # type: ignore[arg-type]  # noqa: E731
     assert len(make(setting="v2_binary").categories) == 70
     own = make(setting="v2_binary", categories=tmp_path / "names.txt")
     assert own.categories == ("keyboard", "red fox")
