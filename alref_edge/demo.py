@@ -22,7 +22,7 @@ from alref_edge.files import written_beside
 from alref_edge.media import encode_rle, open_video
 from alref_edge.metrics import region_similarity
 from alref_edge.pipeline import AvsResult, AvsRun, Pipeline, RvosResult
-from alref_edge.pipeline.measure import ProgressCallback, Watch
+from alref_edge.pipeline.measure import ProgressCallback, RunStats
 from alref_edge.report import Shown, Truth, write_report
 from alref_edge.writing.result_folder import ResultFolder
 
@@ -116,7 +116,7 @@ def run_demo(
         texts = [expression.text for expression in chosen]
         found = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial)
         results = [replace(result, run=replace(result.run, video=video)) for result in found]
-        record = folder.write(results, source, Watch(progress=progress))
+        record = folder.write(results, source, RunStats(progress=progress))
         truths = [_truth(scene, *pair) for pair in zip(chosen, results, strict=True)]
         truth = _as_json(seed, chosen, truths)
         also: list[Shown] = []
@@ -125,7 +125,7 @@ def run_demo(
             run = replace(run, report=replace(run.report, video=video))
             truth["sound"] = _sound_as_json(scene, track, run)
             with ResultFolder(folder.partial / SOUND) as inner:
-                written = inner.write(run, source, Watch(progress=progress))
+                written = inner.write(run, source, RunStats(progress=progress))
                 also.append(_shown(scene, track, run, written, truth["sound"]["j"]))
         title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
         write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)

@@ -97,6 +97,21 @@ class Pivot:
         return replace(self, box_xyxy=clip_boxes(self.box_xyxy, width, height))
 
 
+@dataclass(frozen=True)
+class Tag:
+    """A label that is heard.
+
+    Attributes:
+        id: of the label, in AudioSet's ontology such as "/m/0bt9lr".
+        name: for people, such as "Dog".
+        probability: 0 to 1; labels do not exclude each other.
+    """
+
+    id: str
+    name: str
+    probability: float
+
+
 def clip_boxes(boxes_n4: np.ndarray, width: int, height: int) -> np.ndarray:
     """Boxes `[..., 4]`, xyxy in pixels, without what lies beyond a frame."""
     return boxes_n4.clip(0, np.array([width, height, width, height], boxes_n4.dtype))

@@ -33,7 +33,6 @@ from alref_edge.cli.console import (
     say,
     warn,
 )
-from alref_edge.cli.hearing import Hearing
 from alref_edge.cli.reasoning import (
     LLM_SELECTORS,
     AllowRemote,
@@ -52,6 +51,7 @@ from alref_edge.cli.reasoning import (
     Timeout,
     TranscriptFolder,
 )
+from alref_edge.cli.sound_options import SoundOptions
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,13 +159,13 @@ def run(
     """Segment what one or many sentences refer to, or with --audio what sounds."""
     from alref_edge.media import AudioLimits, Limits, open_video
     from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.measure import Watch
+    from alref_edge.pipeline.measure import RunStats
     from alref_edge.report import write_report
     from alref_edge.writing.recording import open_record, record_decisions
     from alref_edge.writing.result_folder import ResultFolder
 
     sentences = read_sentences(text or [], text_file)
-    hearing = Hearing(
+    sound_options = SoundOptions(
         selector,
         semantic,
         categories,
@@ -179,7 +179,7 @@ def run(
     if ground_anew and selector != "replay":
         raise InputError("--ground-anew is an option of --selector replay.", mend="leave it out.")
     if audio is None:
-        hearing.refuse()
+        sound_options.refuse()
     elif sentences or pivots is not None:
         raise InputError("Sentences and --audio are two runs.", mend="leave out --text and --pivots, or --audio.")
     elif ask_short:
@@ -219,7 +219,7 @@ def run(
         raise InputError(
             "Decisions about sounds are of a setting.", mend="name it: --setting s4, ms3, avss or v2_binary"
         )
-    replayed = _replayed(selector, pivots, ground_anew) if audio is None else hearing.selector(video)
+    replayed = _replayed(selector, pivots, ground_anew) if audio is None else sound_options.selector(video)
     source = open_video(video, Limits(**{name: cap for name, cap in caps.items() if cap is not None}), fps=fps)  # type: ignore[arg-type]
     sound_caps = {name: cap for name, cap in caps.items() if cap is not None and name in ("bytes", "duration_s")}
     tracker = {"fill_hole_area": fill_holes, "max_pivots_in_attention": max_pivots_in_attention}
@@ -255,7 +255,7 @@ def run(
             )
             results = list(found)
         else:
-            avs_settings = hearing.settings(pipeline).changed(changes)
+            avs_settings = sound_options.settings(pipeline).changed(changes)
             results = pipeline.avs(
                 source,
                 audio or None,
@@ -265,7 +265,7 @@ def run(
                 progress=progress,
                 spill_dir=folder.partial,
             )
-        written = folder.write(results, source, Watch(progress=progress))
+        written = folder.write(results, source, RunStats(progress=progress))
         if report:
             write_report(folder.partial / _REPORT, written, source, results)
     for warning in written["warnings"]:

@@ -27,8 +27,8 @@ from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.metrics import ClassScores, sounding_f, sounding_j
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, Setting
-from alref_edge.pipeline.avs import silent_seconds
 from alref_edge.pipeline.measure import ProgressCallback
+from alref_edge.pipeline.silence import silent_seconds
 
 SCHEMA = "alref-edge.eval-sound/1"
 
@@ -140,10 +140,10 @@ def evaluate_clip(pipeline: Pipeline, language: LanguageBind, scene: Scene, mode
         BundleError, EngineError, ProviderError, CapacityError: see `Pipeline`.
     """
     truth, settings = SoundTruth.of(scene, mode), clip_settings(pipeline, mode)
-    seconds, labels = range(truth.seconds), truth.track.labels
+    seconds, labels = range(truth.seconds), truth.sound.labels
     if truth.seconds > settings.window_s:
         raise InputError("The scene is too long.", expected=f"at most {settings.window_s} s", got=f"{truth.seconds} s")
-    wave = truth.track.wave_16khz
+    wave = truth.sound.wave_16khz
     silent = silent_seconds(wave, truth.seconds, _silence_db(pipeline))
     last = [frame_of_second(scene, second) for second in seconds]
     own = pipeline.avs(SceneSource(scene), wave, settings=settings)
@@ -160,7 +160,7 @@ def evaluate_clip(pipeline: Pipeline, language: LanguageBind, scene: Scene, mode
     }
     true = [truth.mask(second) for second in seconds]
     by_way = {way: list(zip(made, true, strict=True)) for way, made in masks.items()}
-    maps = [(own.class_map(frame), class_map(scene, truth.track, second)) for second, frame in enumerate(last)]
+    maps = [(own.class_map(frame), class_map(scene, truth.sound, second)) for second, frame in enumerate(last)]
     return ClipScores(
         seed=scene.seed,
         mode=mode,
@@ -168,7 +168,7 @@ def evaluate_clip(pipeline: Pipeline, language: LanguageBind, scene: Scene, mode
         j={way: tuple(sounding_j(*each) for each in pairs) for way, pairs in by_way.items()},
         f={way: tuple(sounding_f(*each) for each in pairs) for way, pairs in by_way.items()},
         stages={
-            **stages(own.heard[0], tagged(language, own.heard[0], settings), truth),
+            **stages(own.windows[0], tagged(language, own.windows[0], settings), truth),
             "silence_empty": tuple(not masks["gated"][s].any() for s in seconds if labels[s].silent),
             "sound_kept": tuple(not silent[s] for s in seconds if not labels[s].silent),
         },

@@ -8,34 +8,34 @@ from alref_edge.evaluation.boxes import RIGHT_IOU, box_iou
 from alref_edge.evaluation.sound_truth import SoundTruth
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsSettings
-from alref_edge.pipeline.avs import Heard, Sounding
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
 
 
-def tagged(language: LanguageBind, heard: Heard, settings: AvsSettings) -> list[tuple[str, bool]]:
+def tagged(language: LanguageBind, window: WindowResult, settings: AvsSettings) -> list[tuple[str, bool]]:
     """The category that each tag of a window means, the most probable first, and whether it is above the threshold."""
-    tags = sorted(heard.tags, key=lambda tag: -tag.probability)
+    tags = sorted(window.tags, key=lambda tag: -tag.probability)
     names = language.nearest([tag.name for tag in tags], settings.categories)
     return [(name, tag.probability >= settings.tag_threshold) for name, tag in zip(names, tags, strict=True)]
 
 
-def stages(heard: Heard, tags: Sequence[tuple[str, bool]], truth: SoundTruth) -> dict[str, tuple[bool, ...]]:
+def stages(window: WindowResult, tags: Sequence[tuple[str, bool]], truth: SoundTruth) -> dict[str, tuple[bool, ...]]:
     """One answer for each thing that a stage had to decide, by the names in `STAGES`.
 
     Segments and labels count where the stage was asked at all, and labels in seconds in which a category that was found
     sounds in view: elsewhere none can be right, since one is always taken.
 
     Args:
-        heard: what the pipeline found out about the one window of a clip, with the masks of no second emptied.
+        window: what the pipeline found out about the one window of a clip, with the masks of no second emptied.
         tags: see `tagged`.
         truth: of the clip.
     """
     categories = list(dict.fromkeys(name for name, is_above in tags if is_above))
-    found = [each.name for each in heard.objects]
-    right = [each for each in heard.objects if each.name in truth.sounding]
-    labels = truth.track.labels if heard.segments else ()
+    found = [each.name for each in window.objects]
+    right = [each for each in window.objects if each.name in truth.sounding]
+    labels = truth.sound.labels if window.audio_segments else ()
     sounds = [{*label.shapes, *label.off_screen} for label in labels]
     changes = [second for second in range(1, len(sounds)) if sounds[second] != sounds[second - 1]]
-    cuts = [each.start_s for each in heard.segments[1:]]
+    cuts = [each.start_s for each in window.audio_segments[1:]]
     wanted = [{*label.shapes} & {*found} for label in labels]
     return {
         "tag_precision": tuple(name in truth.heard for name in categories),
@@ -47,12 +47,12 @@ def stages(heard: Heard, tags: Sequence[tuple[str, bool]], truth: SoundTruth) ->
         "cut_precision": tuple(cut in changes for cut in cuts),
         "cut_recall": tuple(change in cuts for change in changes),
         "labels_right": tuple(
-            set(got) == want for got, want in zip(heard.labels[: len(wanted)], wanted, strict=True) if want
+            set(got) == want for got, want in zip(window.labels[: len(wanted)], wanted, strict=True) if want
         ),
     }
 
 
-def _box_is_right(found: Sounding, truth: SoundTruth) -> bool:
+def _box_is_right(found: SoundingObject, truth: SoundTruth) -> bool:
     """Whether the pivot's box is that of some object of its shape."""
     true = truth.boxes(found.frame // truth.scene.fps, found.name)
     return found.pivot is not None and any(box_iou(found.pivot.prompt_xyxy, box) >= RIGHT_IOU for box in true)

@@ -12,7 +12,7 @@ from alref_edge.datasets.synthetic import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack, frame_of_second, make_sound
 from alref_edge.evaluation.boxes import box_iou
 from alref_edge.pipeline import SoundingCategory, SoundWindow
-from alref_edge.pipeline.lbru import Ground
+from alref_edge.pipeline.selectors.base import GroundSound
 from alref_edge.types import Detections
 
 
@@ -22,11 +22,11 @@ class SoundTruth:
 
     Attributes:
         scene: it.
-        track: its sound.
+        sound: its sound.
     """
 
     scene: Scene
-    track: SoundTrack
+    sound: SoundTrack
 
     @classmethod
     def of(cls, scene: Scene, mode: str) -> SoundTruth:
@@ -36,7 +36,7 @@ class SoundTruth:
     @property
     def seconds(self) -> int:
         """How long it lasts."""
-        return len(self.track.labels)
+        return len(self.sound.labels)
 
     @cached_property
     def objects_shw(self) -> np.ndarray:
@@ -52,7 +52,7 @@ class SoundTruth:
     def sounding(self) -> dict[str, tuple[int, int]]:
         """Each shape that sounds in view, with the second and the object that show most of it while it does."""
         found: dict[str, tuple[int, int, int]] = {}
-        for second, label in enumerate(self.track.labels):
+        for second, label in enumerate(self.sound.labels):
             for number in label.objects:
                 shape = self.scene.objects[number].shape
                 pixels = int(np.count_nonzero(self.objects_shw[second] == number))
@@ -63,15 +63,15 @@ class SoundTruth:
     @cached_property
     def heard(self) -> set[str]:
         """The shapes that sound, in view or off screen."""
-        return {shape for label in self.track.labels for shape in (*label.shapes, *label.off_screen)}
+        return {shape for label in self.sound.labels for shape in (*label.shapes, *label.off_screen)}
 
     def mask(self, second: int) -> np.ndarray:
         """The pixels of all that sounds, bool `[H, W]`."""
-        return np.isin(self.objects_shw[second], np.array(self.track.labels[second].objects, np.int8))
+        return np.isin(self.objects_shw[second], np.array(self.sound.labels[second].objects, np.int8))
 
     def one_object(self, second: int) -> np.ndarray:
         """The pixels of one object alone of each shape that sounds, that in `sounding`, bool `[H, W]`."""
-        numbers = [self.sounding[shape][1] for shape in self.track.labels[second].shapes]
+        numbers = [self.sounding[shape][1] for shape in self.sound.labels[second].shapes]
         return np.isin(self.objects_shw[second], np.array(numbers, np.int8))
 
 
@@ -88,7 +88,7 @@ class KnowingSelector:
     in_flight: int = 0
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    def categories(self, window: SoundWindow, ground: Ground) -> list[SoundingCategory]:
+    def categories(self, window: SoundWindow, ground: GroundSound) -> list[SoundingCategory]:
         """See `SoundSelector.categories`."""
         return [SoundingCategory(shape, 1 + second) for shape, (second, _) in self.truth.sounding.items()]
 
@@ -98,5 +98,5 @@ class KnowingSelector:
         box = self.truth.scene.boxes(frame_of_second(self.truth.scene, second))[number]
         return int(np.argmax([box_iou(each, box) for each in found.boxes_n4]))
 
-    def segments(self, window: SoundWindow) -> None:
-        """See `SoundSelector.segments`: they are to be found."""
+    def audio_segments(self, window: SoundWindow) -> None:
+        """See `SoundSelector.audio_segments`: they are to be found."""

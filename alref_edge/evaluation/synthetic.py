@@ -32,7 +32,7 @@ from alref_edge.pipeline import (
     RvosSettings,
 )
 from alref_edge.pipeline.measure import ProgressCallback
-from alref_edge.pipeline.pivots import windows
+from alref_edge.pipeline.rvos import cut_into_segments
 from alref_edge.pipeline.selectors.mllm import unusable_warnings
 from alref_edge.types import Pivot
 
@@ -195,7 +195,7 @@ def oracle(
         boxes_tn4: boxes of what is seen of each object, float32 xyxy `[T, N, 4]`.
         settings: which frames are sampled.
     """
-    cuts = [window.sampled for window in windows(len(labels_thw), settings) if window.is_segment]
+    cuts = [span.sampled for span in cut_into_segments(len(labels_thw), settings) if span.is_segment]
     pivots = {}
     for expression in expressions:
         target = expression.target

@@ -46,13 +46,13 @@ def decode_audio(
         raise InputError("The sample rate is out of range.", expected="1,000 to 768,000 a second", got=rate)
     if origin_s is not None and not math.isfinite(origin_s):
         raise InputError("The origin of a waveform is no number.", expected="seconds", got=origin_s)
-    from alref_edge.media.track import decode_track
+    from alref_edge.media.audio_track import decode_audio_track
 
-    return decode_track(path, limits or AudioLimits(), rate, origin_s, resampler)
+    return decode_audio_track(path, limits or AudioLimits(), rate, origin_s, resampler)
 
 
 def probe_audio(path: str | os.PathLike[str], limits: AudioLimits | None = None) -> AudioInfo | None:
     """What the headers say about a file's sound, or None where it has none. Decodes nothing. MediaError as above."""
-    from alref_edge.media.track import probe_track
+    from alref_edge.media.audio_track import probe_audio_track
 
-    return probe_track(path, limits or AudioLimits())
+    return probe_audio_track(path, limits or AudioLimits())

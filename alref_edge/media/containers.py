@@ -170,7 +170,7 @@ def _boxes(
 ) -> Iterator[tuple[bytes, int, int]]:
     """`(name, begin of the content, end)` of each box between two offsets.
 
-    A box that does not fit ends the walk, or is a ValueError where they must fill the stretch exactly; so is one more
+    A box that does not fit ends the walk, or is a ValueError where they must fill the range exactly; so is one more
     than `left` allows.
     """
     while start + 8 <= end:

@@ -19,9 +19,9 @@ from alref_edge.errors import MediaError
 from alref_edge.media.content import kind_of
 from alref_edge.media.files import open_regular, unreadable
 from alref_edge.media.limits import Limits
+from alref_edge.media.orientation import Orientation
 from alref_edge.media.pictures import PngHeader, check_scans, jpeg_scans, png_header
 from alref_edge.media.source import VideoInfo, VideoSource
-from alref_edge.media.turn import Turn
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")
@@ -31,14 +31,14 @@ _ORIENTATION_TAG = 0x0112
 _LOOKED_AT = 8
 _NEARLY_BLACK = 1 << 12
 _JPEG_MAGIC, _PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_TURNS = {
-    2: Turn(flip_columns=True),
-    3: Turn(flip_rows=True, flip_columns=True),
-    4: Turn(flip_rows=True),
-    5: Turn(transpose=True),
-    6: Turn(transpose=True, flip_columns=True),
-    7: Turn(transpose=True, flip_rows=True, flip_columns=True),
-    8: Turn(transpose=True, flip_rows=True),
+_ORIENTATIONS = {
+    2: Orientation(flip_columns=True),
+    3: Orientation(flip_rows=True, flip_columns=True),
+    4: Orientation(flip_rows=True),
+    5: Orientation(transpose=True),
+    6: Orientation(transpose=True, flip_columns=True),
+    7: Orientation(transpose=True, flip_rows=True, flip_columns=True),
+    8: Orientation(transpose=True, flip_rows=True),
 }
 # Channels of the 16-bit formats of FFmpeg's PNG decoder.
 _CHANNELS = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}
@@ -166,12 +166,12 @@ def _open(path: Path, files: list[Path], limits: Limits, fps: float, kind: str) 
             total += picture.bytes
             limits.check_bytes(total, path)
             limits.check_pixels(*picture.image.size, file)
-            turn = picture.turn()
-            w, h = turn.size(*picture.image.size)
+            orientation = picture.orientation()
+            w, h = orientation.size(*picture.image.size)
             if picture.png is not None and picture.png.depth == 16:
                 deep[index] = picture.png.significant
             if not width:
-                width, height, rotation, codec = w, h, turn.degrees, str(picture.image.format).lower()
+                width, height, rotation, codec = w, h, orientation.degrees, str(picture.image.format).lower()
             elif (w, h) != (width, height):
                 raise _mixed(file, w, h, width, height)
     info = VideoInfo(len(files), width, height, fps, len(files) / fps, kind, codec, rotation)
@@ -190,14 +190,14 @@ def read_image(path: Path, limits: Limits, bits: int = 16) -> np.ndarray:
         MediaError: not such a file, damaged, over a limit.
     """
     with _checked(path, limits) as picture:
-        turn = picture.turn()
+        orientation = picture.orientation()
         if bits < 16:
             values = np.minimum((picture.values().astype(np.uint32) << 8) >> bits, 255).astype(np.uint8)
         elif picture.image.mode.startswith("I"):
             values = (picture.values() >> 8).astype(np.uint8)
         else:
             values = np.array(picture.image.convert("RGB"))
-        return turn.apply(np.broadcast_to(values, (*values.shape[:2], 3)))
+        return orientation.apply(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def brightest_value(path: Path, limits: Limits) -> int:
@@ -222,15 +222,15 @@ class _Picture:
     image: Image.Image
     png: PngHeader | None
 
-    def turn(self) -> Turn:
+    def orientation(self) -> Orientation:
         """What brings the stored picture upright, by its Exif or XMP."""
         if self.png is not None and self.png.late_text:
             self.image.load()
         try:
             # Not PngImageFile's own, which decodes the picture where the header has no Exif.
-            return _TURNS.get(int(Image.Image.getexif(self.image).get(_ORIENTATION_TAG, 1)), Turn())
+            return _ORIENTATIONS.get(int(Image.Image.getexif(self.image).get(_ORIENTATION_TAG, 1)), Orientation())
         except _DAMAGE:
-            return Turn()
+            return Orientation()
 
     def values(self) -> np.ndarray:
         """Samples of a 16-bit PNG, uint16 `[H, W, 1 or 3]`, alpha left out. ValueError, OSError where it is damaged."""

@@ -14,9 +14,9 @@ import numpy as np
 from av.stream import Discard
 
 from alref_edge.errors import MediaError
+from alref_edge.media.audio_track import SOUND, AudioTrack, best_track
 from alref_edge.media.files import local_path
 from alref_edge.media.opening import ERRORS, open_container, reason
-from alref_edge.media.track import SOUND, Track, best_track
 from alref_edge.media.waveform import AudioLimits
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Soundtrack:
         self._origin_s = origin_s or 0.0
         with _opened(self._path, self._limits) as (container, stream):
             if stream is not None:
-                track = Track(container, stream, self._path, self._limits, None)
+                track = AudioTrack(container, stream, self._path, self._limits, None)
                 for _ in track.blocks():
                     pass
                 if origin_s is None:

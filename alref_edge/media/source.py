@@ -175,7 +175,7 @@ class VideoSource(ABC):
 def _check_range(start: int, stop: int | None, step: int) -> None:
     if start < 0 or (stop is not None and stop < 0) or step < 1:
         raise InputError(
-            "A stretch of frames is not a stretch.",
+            "The range of frames is malformed.",
             expected="start and stop from 0, step from 1",
             got=f"start={start}, stop={stop}, step={step}",
         )

@@ -21,9 +21,9 @@ from alref_edge.media.files import open_regular
 from alref_edge.media.index import index_packets
 from alref_edge.media.limits import Limits
 from alref_edge.media.opening import ERRORS, Medium, open_container, reason, stated_s
+from alref_edge.media.orientation import Orientation
 from alref_edge.media.pictures import check_scans
 from alref_edge.media.source import VideoInfo, VideoSource
-from alref_edge.media.turn import Turn
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -90,8 +90,8 @@ class VideoFile(VideoSource):
         with self._opened() as (container, stream):
             first = self._first_picture(container, stream)
         self._stored = (first.width, first.height)
-        self._turn = Turn.of(first)
-        width, height = self._turn.size(*self._stored)
+        self._orientation = Orientation.of(first)
+        width, height = self._orientation.size(*self._stored)
         if self._index is not None:
             index = self._index
             self._count = len(index)
@@ -107,7 +107,7 @@ class VideoFile(VideoSource):
         # One frame has no rate: what its header gives is the container's clock, such as 90,000 a second.
         if self._count == 1 or not 0 < rate < _MAX_RATE:
             rate = 25.0
-        info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._turn.degrees)
+        info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._orientation.degrees)
         noted = self.warnings
         super().__init__(path, info, limits)
         self.warnings += noted
@@ -299,7 +299,7 @@ class VideoFile(VideoSource):
             rgb = convert.reformat(frame, format="rgb24", interpolation=_SWS_FLAGS, threads=1).to_ndarray()
         except ERRORS as error:
             raise self._broken(None, error) from error
-        return self._turn.apply(rgb)
+        return self._orientation.apply(rgb)
 
     def _check_headers(self, container: InputContainer, stream: VideoStream) -> None:
         context: VideoCodecContext = stream.codec_context

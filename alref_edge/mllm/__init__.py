@@ -7,7 +7,7 @@ from typing import Any
 
 _HOMES = {
     "ClientSettings": "transport",
-    "Counters": "counting",
+    "ClientStats": "counting",
     "Endpoint": "endpoint",
     "MllmClient": "client",
     "MllmServer": "serving.server",

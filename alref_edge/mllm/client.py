@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from alref_edge.errors import MllmError
 from alref_edge.mllm.answers import TOO_LONG, Reply, read_answer
 from alref_edge.mllm.chat import Attempt, Manner, judged, reply_of, request
-from alref_edge.mllm.counting import Counters, Tally
+from alref_edge.mllm.counting import ClientStats, Tally
 from alref_edge.mllm.endpoint import Endpoint
 from alref_edge.mllm.store import AnswerCache, Known, Transcript, cache_key
 from alref_edge.mllm.transport import ClientSettings, Received, Refused, TooLarge, Transport
@@ -24,7 +24,7 @@ from alref_edge.mllm.transport import ClientSettings, Received, Refused, TooLarg
 if TYPE_CHECKING:
     from alref_edge.mllm.questions import Question
 
-__all__ = ["ClientSettings", "Counters", "MllmClient", "Reply"]
+__all__ = ["ClientSettings", "ClientStats", "MllmClient", "Reply"]
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
@@ -116,7 +116,7 @@ class MllmClient:
         return self.settings.in_flight
 
     @property
-    def counters(self) -> Counters:
+    def stats(self) -> ClientStats:
         """What the client did so far."""
         return self._tally.snapshot()
 

@@ -11,7 +11,7 @@ from alref_edge.mllm.answers import Reply
 
 
 @dataclass(frozen=True)
-class Counters:
+class ClientStats:
     """What a client did so far.
 
     Attributes:
@@ -41,7 +41,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._so_far = Counters()
+        self._so_far = ClientStats()
         self._under_way = 0
         self._since = 0.0
 
@@ -75,7 +75,7 @@ class Tally:
                 completion_tokens=now.completion_tokens + reply.completion_tokens,
             )
 
-    def snapshot(self) -> Counters:
+    def snapshot(self) -> ClientStats:
         """The counts of this moment."""
         with self._lock:
             if self._under_way == 0:

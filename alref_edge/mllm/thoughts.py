@@ -53,10 +53,10 @@ def spoken(text: str, objects: Iterable[tuple[int, int]] = ()) -> tuple[str, boo
     return _blanked(text, thoughts), not family
 
 
-def _blanked(text: str, stretches: Iterable[tuple[int, int]]) -> str:
-    """The text with spaces in place of some stretches."""
+def _blanked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text with spaces in place of some spans."""
     parts, at = [], 0
-    for start, end in sorted(stretches):
+    for start, end in sorted(spans):
         parts += [text[at:start], " " * (end - start)]
         at = end
     return "".join([*parts, text[at:]])

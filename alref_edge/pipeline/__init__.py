@@ -1,10 +1,10 @@
 """The method of AL-Ref-SAM 2: `Pipeline`, its settings, results, and the selectors that decide."""
 
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundSelector, SoundWindow
 from alref_edge.pipeline.measure import Progress
 from alref_edge.pipeline.pipeline import Pipeline
-from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector, Segment
 from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.selectors.base import PivotSelector, Segment, SoundingCategory, SoundSelector, SoundWindow
+from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.selectors.mllm import MllmSelector, MllmSoundSelector
 from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.pipeline.selectors.sound_replay import ReplaySoundSelector, Setting

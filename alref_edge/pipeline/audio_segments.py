@@ -18,7 +18,7 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.models.audio.log_mel import PATCH_SAMPLES, SAMPLE_RATE
-from alref_edge.models.yamnet import YamNet
+from alref_edge.models.protocols import SoundEmbedder
 
 FEATURES = ("features", "scores")
 FRAME_S = PATCH_SAMPLES / SAMPLE_RATE
@@ -29,7 +29,7 @@ _LONGEST_S = 24 * 3600
 
 @dataclass(frozen=True)
 class AudioSegment:
-    """A stretch of sound from `start_s` up to `end_s`, whole seconds."""
+    """Sound from `start_s` up to `end_s`, whole seconds."""
 
     start_s: int
     end_s: int
@@ -48,7 +48,7 @@ class AudioSegment:
 
 
 @dataclass(frozen=True)
-class SegmentSettings:
+class AudioSegmentSettings:
     """How sound is cut.
 
     Attributes:
@@ -70,8 +70,8 @@ class SegmentSettings:
             raise InputError("A cosine is never there.", expected="a threshold of -1 to 1", got=self.threshold)
 
 
-def segment_sound(
-    wave_16khz: np.ndarray, yamnet: YamNet, settings: SegmentSettings | None = None
+def segment_audio(
+    wave_16khz: np.ndarray, embedder: SoundEmbedder, settings: AudioSegmentSettings | None = None
 ) -> tuple[AudioSegment, ...]:
     """Cut a sound into segments that follow each other from second 0 on.
 
@@ -80,17 +80,17 @@ def segment_sound(
 
     Args:
         wave_16khz: float32 `[samples]` in [-1, 1], at least one sample.
-        yamnet: of the bundle.
+        embedder: YAMNet, of the bundle.
         settings: None takes the defaults.
 
     Raises:
         InputError: it is no waveform.
     """
-    settings = settings or SegmentSettings()
+    settings = settings or AudioSegmentSettings()
     spare = max(0, len(wave_16khz) - PATCH_SAMPLES)
     hop = round(settings.hop_s * SAMPLE_RATE)
     whole = wave_16khz[: PATCH_SAMPLES + spare // hop * hop]
-    frames = yamnet.frames(whole, hop_s=settings.hop_s)
+    frames = embedder.frames(whole, hop_s=settings.hop_s)
     values_nd = frames.features_nd if settings.feature == "features" else frames.scores_nc
     return cut(cosines(values_nd), settings.hop_s, settings.threshold, seconds=1 + spare // SAMPLE_RATE)
 
@@ -115,7 +115,7 @@ def cut(cosines_m: np.ndarray, hop_s: float, threshold: float, *, seconds: int) 
     return tuple(AudioSegment(start, end) for start, end in pairwise(sorted({0, *inner, seconds})))
 
 
-def read_segments(path: str | Path) -> Mapping[str, tuple[AudioSegment, ...]]:
+def read_audio_segments(path: str | Path) -> Mapping[str, tuple[AudioSegment, ...]]:
     """The segments of every clip, of a file as AL-Ref-SAM 2 published them.
 
     Raises:

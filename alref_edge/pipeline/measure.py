@@ -40,7 +40,7 @@ def one_at_a_time(progress: ProgressCallback | None) -> ProgressCallback | None:
 
 @dataclass
 class Counters:
-    """How often the dear things were done.
+    """How often the expensive things were done.
 
     Attributes:
         frames: frames of the video.
@@ -76,7 +76,7 @@ class Counters:
 
 
 @dataclass
-class Watch:
+class RunStats:
     """The measuring side of one run: counters, seconds by stage, and progress. Threads may share it.
 
     Stages nest: the time of an inner stage is not counted to the outer one of the same thread.

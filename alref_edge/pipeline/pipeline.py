@@ -14,20 +14,23 @@ import numpy as np
 from alref_edge.bundle import Bundle
 from alref_edge.errors import BundleError, InputError, quoted
 from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
-from alref_edge.pipeline.avs import Clock, listen, track, why_nothing
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundSelector
+from alref_edge.pipeline.avs import propagate
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import ProgressCallback, Watch, one_at_a_time
+from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
-from alref_edge.pipeline.pivots import GroundingSelector, PivotSelector
 from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
-from alref_edge.pipeline.rvos import Job, Query, segment_videos
+from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
+from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
+from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.selectors.mllm import (
     check_usable,
     not_asked,
     unusable_warnings,
 )
 from alref_edge.pipeline.settings import AnySettings, AvsSettings, RvosSettings
+from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
@@ -226,7 +229,7 @@ class Pipeline:
             queries.append(Query(text, None if given is None else tuple(given)))
         source = video if isinstance(video, VideoSource) else open_video(video, limits)
         folder = None if spill_dir is None else os.fspath(spill_dir)
-        return Job(source, queries, Watch(progress=progress), folder)
+        return Job(source, queries, RunStats(progress=progress), folder)
 
     def _run(
         self,
@@ -237,8 +240,8 @@ class Pipeline:
         trials: int = 1,
     ) -> Iterator[list[RvosResult]]:
         for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
-            report = RunReport.of(self._networks, job.source, selector, settings, job.watch)
-            events = job.watch.events
+            report = RunReport.of(self._networks, job.source, selector, settings, job.stats)
+            events = job.stats.events
             answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
             general = (*self.warnings, *job.source.warnings, *answers)
             yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
@@ -284,18 +287,18 @@ class Pipeline:
         settings = settings or self.avs_settings()
         self._check_hearing(selector, settings)
         source = video if isinstance(video, VideoSource) else open_video(video, limits)
-        watch = Watch(progress=progress)
-        with watch.stage("decode"):
+        stats = RunStats(progress=progress)
+        with stats.stage("decode"):
             heard = Sound.of(source, sound, audio_limits)
         selector = selector or self.sound_selector(settings)
         began = time.perf_counter()
-        found = listen(self._networks, source, heard, selector, settings, watch)
-        check_usable(selector, watch.events)
+        found = analyse_windows(self._networks, source, heard, selector, settings, stats)
+        check_usable(selector, stats.events)
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
-        track(self._networks, source, found, numbers, settings, watch, masks, feature_cache_bytes)
-        watch.elapsed_s = time.perf_counter() - began
+        propagate(self._networks, source, found, numbers, settings, stats, masks, feature_cache_bytes)
+        stats.elapsed_s = time.perf_counter() - began
         return AvsRun.of(
             found,
             numbers,
@@ -304,9 +307,9 @@ class Pipeline:
                 *source.warnings,
                 *heard.warnings,
                 *why_nothing(found, heard, selector, settings),
-                *unusable_warnings(watch.events),
+                *unusable_warnings(stats.events),
             ),
-            RunReport.of(self._networks, source, selector, settings, watch),
+            RunReport.of(self._networks, source, selector, settings, stats),
             self._class_of(list(numbers), settings.categories),
             heard.wave_16khz,
             Clock.of(source).second_of_frame,
@@ -324,8 +327,8 @@ class Pipeline:
         return GroundingSoundSelector(self._nearest, settings.categories, settings.tag_threshold)
 
     def _nearest(self, words: Sequence[str], choices: Sequence[str]) -> list[str]:
-        with self._networks.looking:
-            return self._networks.language.nearest(words, choices)
+        with self._networks.lock:
+            return self._networks.sound_text_matcher.nearest(words, choices)
 
     def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
         """Raises BundleError where a network is missing that is sure to be asked."""

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.media import VideoInfo, VideoSource, encode_rle
+from alref_edge.pipeline.jobs import Query, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.selectors.base import Decision, PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.mllm import asks
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
-
-if TYPE_CHECKING:
-    from alref_edge.pipeline.avs import Heard
-    from alref_edge.pipeline.lbru import SoundSelector
-    from alref_edge.pipeline.pivots import Decision, PivotSelector
-    from alref_edge.pipeline.rvos import Query
 
 Self = TypeVar("Self", bound="MaskResult")
 
@@ -81,14 +77,14 @@ class RunReport:
         source: VideoSource,
         selector: PivotSelector | SoundSelector,
         settings: RvosSettings | AvsSettings,
-        watch: Watch,
+        stats: RunStats,
     ) -> RunReport:
         """The report of a run that is done."""
         bundle = networks.bundle
         return cls(
             video=str(source.path),
             info=source.info,
-            frame_count=watch.counters.frames,
+            frame_count=stats.counters.frames,
             bundle=bundle.manifest.name,
             bundle_sha256=bundle.sha256,
             trained=bundle.manifest.trained,
@@ -97,10 +93,10 @@ class RunReport:
             providers=networks.providers,
             selector=selector.name,
             settings=settings,
-            counters=asdict(watch.counters),
-            timings_s={name: round(seconds, 4) for name, seconds in watch.seconds.items()},
-            reasoning={**selector.facts, **({"questions": 0} if asks(selector) else {}), **watch.events},
-            elapsed_s=round(watch.elapsed_s, 4),
+            counters=asdict(stats.counters),
+            timings_s={name: round(seconds, 4) for name, seconds in stats.seconds.items()},
+            reasoning={**selector.facts, **({"questions": 0} if asks(selector) else {}), **stats.events},
+            elapsed_s=round(stats.elapsed_s, 4),
         )
 
 
@@ -235,7 +231,7 @@ class AvsRun(Sequence[AvsResult]):
 
     Attributes:
         objects: each category once, in the order in which they were first heard of.
-        heard: what was found out about each window.
+        windows: what was found out about each window.
         labels: the names of what sounds in each second of the video.
         warnings: what the user should know of the whole.
         report: what was run, and how long it took.
@@ -247,7 +243,7 @@ class AvsRun(Sequence[AvsResult]):
     """
 
     objects: tuple[AvsResult, ...]
-    heard: tuple[Heard, ...]
+    windows: tuple[WindowResult, ...]
     labels: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...]
     report: RunReport
@@ -260,7 +256,7 @@ class AvsRun(Sequence[AvsResult]):
     @classmethod
     def of(
         cls,
-        found: Sequence[Heard],
+        found: Sequence[WindowResult],
         numbers: Mapping[str, int],
         warnings: Sequence[str],
         report: RunReport,
@@ -273,7 +269,7 @@ class AvsRun(Sequence[AvsResult]):
         """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
         objects = []
         for name, index in numbers.items():
-            mine = [each for heard in found for each in heard.objects if each.name == name]
+            mine = [each for window in found for each in window.objects if each.name == name]
             seconds = [h.start_s + s for h in found for s, names in enumerate(h.labels) if name in names]
             objects.append(
                 AvsResult(
@@ -289,11 +285,11 @@ class AvsRun(Sequence[AvsResult]):
                 )
             )
         labels: list[tuple[str, ...]] = [()] * (int(second_of_frame[-1]) + 1)
-        for heard in found:
-            labels[heard.start_s : heard.start_s + len(heard.labels)] = heard.labels
+        for window in found:
+            labels[window.start_s : window.start_s + len(window.labels)] = window.labels
         return cls(
             objects=tuple(objects),
-            heard=tuple(found),
+            windows=tuple(found),
             labels=tuple(labels),
             warnings=tuple(warnings),
             report=report,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from alref_edge.errors import InputError
 from alref_edge.models.languagebind.labels import MAX_LABELS, SYNONYMS
-from alref_edge.pipeline.audio_segments import FRAME_S, SegmentSettings
+from alref_edge.pipeline.audio_segments import FRAME_S, AudioSegmentSettings
 
 AnySettings = TypeVar("AnySettings", bound="TrackingSettings")
 _MOST_CATEGORIES = 255
@@ -44,7 +44,7 @@ class TrackingSettings:
     def _check_switch(self, name: str) -> None:
         value = getattr(self, name)
         if not isinstance(value, bool):
-            raise InputError(f"The setting {name} is none.", expected="True or False", got=value)
+            raise InputError(f"The setting {name} is no switch.", expected="True or False", got=value)
 
     @classmethod
     def from_mapping(cls: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
@@ -138,7 +138,7 @@ class AvsSettings(TrackingSettings):
         by_second: whether sounding objects are told for each second; else all sound all the time, as on S4.
         separator: between the labels of a combination that a sound is compared with: "; " on AVSS.
         synonyms: label to the text that stands for it when a sound is compared with it.
-        segment_feature, segment_hop_s, segment_threshold: see `SegmentSettings`.
+        segment_feature, segment_hop_s, segment_threshold: see `AudioSegmentSettings`.
         silence_db: seconds whose RMS level, relative to full scale, is below it have empty masks; None: never.
         window_s: seconds that are looked at together, 1 to 60.
         box_threshold, text_threshold: as of `RvosSettings`.
@@ -186,10 +186,10 @@ class AvsSettings(TrackingSettings):
             if not isinstance(words, Mapping) or not all(
                 isinstance(each, str) for pair in words.items() for each in pair
             ):
-                raise InputError(f"The setting {name} is none.", expected="a text by label", got=words)
+                raise InputError(f"The setting {name} is no mapping of texts.", expected="a text by label", got=words)
             object.__setattr__(self, name, dict(words))
         if not isinstance(self.separator, str) or not self.separator:
-            raise InputError("The setting separator is none.", expected='", " or "; "', got=self.separator)
+            raise InputError("The setting separator is no text.", expected='", " or "; "', got=self.separator)
         for name in ("tags_per_tagger", "boxes_per_frame"):
             self._check(name, 1, 1000, int)
         for name in ("tag_threshold", "box_threshold", "text_threshold"):
@@ -203,9 +203,9 @@ class AvsSettings(TrackingSettings):
         if self.silence_db is not None:
             self._check("silence_db", -200, 0, (int, float))
         super().__post_init__()
-        SegmentSettings(self.segment_feature, self.segment_hop_s, self.segment_threshold)
+        AudioSegmentSettings(self.segment_feature, self.segment_hop_s, self.segment_threshold)
 
     @property
-    def segments(self) -> SegmentSettings:
+    def audio_segments(self) -> AudioSegmentSettings:
         """How sound is cut."""
-        return SegmentSettings(self.segment_feature, self.segment_hop_s, self.segment_threshold)
+        return AudioSegmentSettings(self.segment_feature, self.segment_hop_s, self.segment_threshold)

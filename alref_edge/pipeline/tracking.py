@@ -1,21 +1,20 @@
-"""Objects of one video from pivot boxes to masks: prompting, and the two sweeps that they all share.
+"""Objects of one video from pivot boxes to masks: prompting, and propagation forward and backward, shared by all.
 
-Whatever finds the boxes (a sentence here, a sound elsewhere), this is what follows.
+Whatever finds the boxes (a sentence, or a sound), this is what comes next. A *sweep* is propagation in one direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
-from alref_edge.models.sam2 import FrameFeatures, FrameResult, Sam2ImagePredictor
+from alref_edge.models.protocols import ImageSegmenter, TrackedFrame
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import TrackingSettings
 
@@ -24,15 +23,15 @@ FEATURE_CACHE_BYTES = 1 << 30
 
 
 class ObjectTracking:
-    """The objects of one video, or of a stretch of it, numbered by the caller. Frames are those of the video.
+    """The objects of one video, or of a part of it, numbered by the caller. Frames are those of the video.
 
     Args:
         networks: SAM 2 is taken from them.
         source: the video.
         settings: options of the tracker.
-        watch: counts and times.
+        stats: counts and times.
         cache_bytes: features of pivot frames kept for the sweeps; a frame over it is encoded again.
-        stretch: frames that are tracked; the whole video if None.
+        frames: those that are tracked; the whole video if None.
     """
 
     def __init__(
@@ -40,23 +39,23 @@ class ObjectTracking:
         networks: Networks,
         source: VideoSource,
         settings: TrackingSettings,
-        watch: Watch,
+        stats: RunStats,
         cache_bytes: int = FEATURE_CACHE_BYTES,
-        stretch: range | None = None,
+        frames: range | None = None,
     ) -> None:
         self._source = source
-        self._watch = watch
-        self._stretch = stretch or range(source.frame_count())
-        self._cache: dict[int, FrameFeatures] = {}
+        self._stats = stats
+        self._frames = frames or range(source.frame_count())
+        self._cache: dict[int, Any] = {}
         self._cache_room = cache_bytes
         self._pivots: dict[int, set[int]] = {}
-        self._predictors: dict[int, Sam2ImagePredictor] = {}
+        self._predictors: dict[int, ImageSegmenter] = {}
         self._encoded: dict[int, int] = {}
-        with watch.stage("load"):
+        with stats.stage("load"):
             self._networks = networks
             self._state = networks.tracker(
                 fill_hole_area=settings.fill_hole_area, max_pivots_in_attention=settings.max_pivots_in_attention
-            ).start(len(self._stretch), source.info.height, source.info.width)
+            ).start(len(self._frames), source.info.height, source.info.width)
 
     def prompt(self, frame: int, image_hw3_u8: np.ndarray, boxes: Mapping[int, np.ndarray]) -> None:
         """Turn pivot boxes of one frame into masks, and give the masks to the tracker as prompts.
@@ -68,42 +67,42 @@ class ObjectTracking:
             image_hw3_u8: the frame, RGB uint8 `[H, W, 3]`.
             boxes: object to box, float32 `[4]`, xyxy in pixels.
         """
-        with self._watch.stage("prompt"):
+        with self._stats.stage("prompt"):
             masks_nhw, _, _ = self._predictor(frame, image_hw3_u8).predict_boxes(np.stack(list(boxes.values())))
             features = self._cache.get(frame) or self._state.encode(image_hw3_u8)
             for item, mask_hw in zip(boxes, masks_nhw, strict=True):
-                self._state.add_mask(frame - self._stretch.start, item, mask_hw, features)
+                self._state.add_mask(frame - self._frames.start, item, mask_hw, features)
         self._pivots.setdefault(frame, set()).update(boxes)
         if frame not in self._cache and features.nbytes <= self._cache_room:
             self._cache[frame] = features
             self._cache_room -= features.nbytes
 
-    def _predictor(self, frame: int, image_hw3_u8: np.ndarray) -> Sam2ImagePredictor:
+    def _predictor(self, frame: int, image_hw3_u8: np.ndarray) -> ImageSegmenter:
         """The image predictor, the frame encoded. Frame 0 keeps one of its own: sentences may yet fall back on it."""
         slot = min(frame, 1)
         if self._encoded.get(slot) != frame:
-            predictor = self._predictors.setdefault(slot, self._networks.image_predictor())
+            predictor = self._predictors.setdefault(slot, self._networks.image_segmenter())
             predictor.set_image(image_hw3_u8)
-            self._watch.counters.encoded_image_predictor += 1
+            self._stats.counters.encoded_image_predictor += 1
             self._encoded[slot] = frame
         return self._predictors[slot]
 
-    def follow(self, starts: Mapping[int, int], masks: MaskStore) -> None:
-        """Both sweeps, forward and then backward: the masks of every object go into the store.
+    def propagate_both_ways(self, starts: Mapping[int, int], masks: MaskStore) -> None:
+        """Propagate forward and then backward: the masks of every object go into the store.
 
         Args:
             starts: object to frame; nothing is done without any.
             masks: by object and frame.
         """
         for reverse in (False, True) if starts else ():
-            for result in self.sweep(starts, reverse=reverse):
+            for frame, result in self.propagate(starts, reverse=reverse):
                 for row, item in enumerate(cast("tuple[int, ...]", result.object_ids)):
-                    if not (reverse and result.frame == starts[item]):
-                        with self._watch.stage("masks"):
-                            masks.put(item, result.frame, result.mask_hw(row))
+                    if not (reverse and frame == starts[item]):
+                        with self._stats.stage("masks"):
+                            masks.put(item, frame, result.mask_hw(row))
 
-    def sweep(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[FrameResult]:
-        """Follow every object from its own start to the end of the stretch, or back to its beginning.
+    def propagate(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[tuple[int, TrackedFrame]]:
+        """Track every object from its own start to the end of the frames, or back to their beginning.
 
         The frames are decoded once and encoded once for all objects; frames that no object needs are not visited.
         Forward comes first: the backward sweep remembers what the forward one saw around each start.
@@ -113,21 +112,21 @@ class ObjectTracking:
             reverse: toward the first frame.
 
         Yields:
-            One result a frame, of the objects that were reached.
+            A frame, and the result on it of the objects that were reached.
 
         Raises:
             MediaError: the video ends before its last frame.
         """
         name = "backward" if reverse else "forward"
         self._drop_useless_features(len(starts))
-        begin, end = self._stretch.start, self._stretch.stop
+        begin, end = self._frames.start, self._frames.stop
         first = max(starts.values()) if reverse else min(starts.values())
         total = first + 1 - begin if reverse else end - first
         if reverse and first == begin:
             return
         before, again = self._source.decoded, 0
 
-        def cached(index: int) -> FrameFeatures | None:
+        def cached(index: int) -> Any:
             nonlocal again
             again += index + begin in self._pivots and index + begin not in self._cache
             return self._cache.get(index + begin)
@@ -135,16 +134,16 @@ class ObjectTracking:
         source = self._source
         frames = source.frames_reversed(begin, first + 1) if reverse else source.frames(first, end)
         results = self._state.propagate(
-            ((frame - begin, image) for frame, image in self._watch.over("decode", frames)),
+            ((frame - begin, image) for frame, image in self._stats.over("decode", frames)),
             reverse=reverse,
             starts=cast("Mapping[Hashable, int]", {item: frame - begin for item, frame in starts.items()}),
             features=cached,
         )
         done = 0
-        for result in self._watch.over("track", results):
-            yield replace(result, frame=result.frame + begin)
+        for result in self._stats.over("track", results):
+            yield result.frame + begin, result
             done += 1
-            self._watch.report(name, done, total)
+            self._stats.report(name, done, total)
         if done != total:
             raise MediaError(
                 f"{self._source.path} ended early.",
@@ -152,7 +151,7 @@ class ObjectTracking:
                 got=f"{done} of the {total} frames of the {name} sweep",
                 mend="copy the file again, or repair it: ffmpeg -i IN -c:v libx264 OUT.mp4",
             )
-        counters, spent = self._watch.counters, self._source.decoded - before
+        counters, spent = self._stats.counters, self._source.decoded - before
         if reverse:
             counters.decoded_backward += spent
         else:
@@ -166,7 +165,7 @@ class ObjectTracking:
 
     def close(self) -> None:
         """Write down what the tracker counted, and give back its memory."""
-        counted, counters = self._state.counters, self._watch.counters
+        counted, counters = self._state.counters, self._stats.counters
         counters.encoded_pivots += counted.encoded_prompts
         counters.encoded_forward += counted.encoded_forward
         counters.encoded_backward += counted.encoded_backward

@@ -56,7 +56,7 @@ def time_chart(
     drawn = [
         *(
             element("rect", class_="absent", x=_number(start * step), y=0, width=_number(count * step), height=_HEIGHT)
-            for start, count in ([] if absent_t is None else stretches(absent_t))
+            for start, count in ([] if absent_t is None else true_runs(absent_t))
         ),
         *(element("line", class_="rule", x1=0, x2=_WIDTH, y1=y, y2=y) for y in (0, _HEIGHT / 2, _HEIGHT)),
         *(
@@ -132,7 +132,7 @@ def _points(values_t: np.ndarray, top: float) -> str:
     return " ".join(f"{_number(one)},{_number(other)}" for one, other in zip(x, y, strict=True))
 
 
-def stretches(flags_t: np.ndarray) -> list[tuple[int, int]]:
+def true_runs(flags_t: np.ndarray) -> list[tuple[int, int]]:
     """First frame and length of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags_t, [False]]).astype(np.int8)))
     return [(int(start), int(end - start)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

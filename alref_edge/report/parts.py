@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alref_edge.media import object_colour
-from alref_edge.report.charts import bars, stretches
+from alref_edge.report.charts import bars, true_runs
 from alref_edge.report.markup import Html, element, given
 from alref_edge.report.shown import Shown, name_of
 
@@ -226,7 +226,7 @@ def _counts(values: Mapping[str, Any]) -> Html:
 def seconds_in_words(seconds: Sequence[int], most: int = 8) -> str:
     """Seconds in words, neighbours joined: "0 to 2 s, 4 to 5 s"; "none"."""
     sounds_s = np.isin(np.arange(max(seconds, default=0) + 1), seconds)
-    spans = [f"{start} to {start + count} s" for start, count in stretches(sounds_s)]
+    spans = [f"{start} to {start + count} s" for start, count in true_runs(sounds_s)]
     return ", ".join(spans[:most] + (["…"] if len(spans) > most else [])) or "none"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from alref_edge.media import VideoSource, object_colour
-from alref_edge.pipeline.avs import Clock
+from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.results import AvsRun
 from alref_edge.report import parts
-from alref_edge.report.charts import stretches
+from alref_edge.report.charts import true_runs
 from alref_edge.report.markup import Html, element, given
 from alref_edge.report.pictures import Album, spectrogram
 from alref_edge.report.shown import Shown, name_of
@@ -68,7 +68,7 @@ class _Line:
         silent = np.zeros(seconds, bool)
         for window in windows:
             silent[window["start_s"] : window["start_s"] + len(window["silent"])] = window["silent"]
-        self.silent = [(start, start + count) for start, count in stretches(silent)]
+        self.silent = [(start, start + count) for start, count in true_runs(silent)]
         step = next((each for each in _TICKS_S if seconds <= each * _MOST_RULES), seconds)
         self._rules = element(
             "path", class_="rule", d="".join(f"M{x} 0V{_HEIGHT}" for x in range(0, seconds + 1, step))
@@ -181,7 +181,7 @@ def _tags_by_window(windows: Sequence[Mapping[str, Any]]) -> Html | None:
 
 def _spans(seconds: Sequence[int]) -> list[Span]:
     sounds_s = np.isin(np.arange(max(seconds, default=0) + 1), seconds)
-    return [(start, start + count) for start, count in stretches(sounds_s)]
+    return [(start, start + count) for start, count in true_runs(sounds_s)]
 
 
 def _path(spans: Iterable[Span], y: float, height: float, style: str, fill: str | None = None) -> Html:

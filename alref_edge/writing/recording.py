@@ -17,8 +17,8 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.files import unwritable, written_beside
-from alref_edge.pipeline.pivots import windows
 from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.rvos import cut_into_segments
 from alref_edge.pipeline.selectors.replay import Answer, RecordedBoxes, ReplaySelector
 from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
 from alref_edge.pipeline.settings import RvosSettings
@@ -81,16 +81,16 @@ def sound_decisions(run: AvsRun) -> tuple[dict[str, int], dict[str, int]]:
     Raises:
         InputError: the run is not of one window.
     """
-    if len(run.heard) != 1:
+    if len(run.windows) != 1:
         raise InputError(
             "A recorded clip is one window of the run.",
             expected="1 window",
-            got=f"{len(run.heard)} windows",
+            got=f"{len(run.windows)} windows",
             mend="record clips of at most `window_s` seconds.",
         )
-    (heard,) = run.heard
-    pivots = {each.name: 1 + int(run.second_of_frame[each.frame]) - heard.start_s for each in heard.objects}
-    boxes = {each.name: 1 + each.box for each in heard.objects if each.pivot is not None and len(each.considered) > 1}
+    (window,) = run.windows
+    pivots = {each.name: 1 + int(run.second_of_frame[each.frame]) - window.start_s for each in window.objects}
+    boxes = {each.name: 1 + each.box for each in window.objects if each.pivot is not None and len(each.considered) > 1}
     return pivots, boxes
 
 
@@ -106,14 +106,14 @@ def sentence_decisions(result: RvosResult) -> list[Answer]:
             mend="record a run whose selector chooses.",
         )
     answers = []
-    for window in windows(result.frame_count, cast(RvosSettings, result.run.settings)):
-        decision = result.decisions.get(window.index)
+    for span in cut_into_segments(result.frame_count, cast(RvosSettings, result.run.settings)):
+        decision = result.decisions.get(span.index)
         if decision is not None:
             box = NO_ANSWER if decision.box is None else 1 + decision.box
             shown = result.considered.get(decision.frame)
             boxes = None if shown is None else _recorded(shown, result.run)
-            answers.append(Answer(1 + window.sampled.index(decision.frame), box, boxes))
-        elif window.is_segment:
+            answers.append(Answer(1 + span.sampled.index(decision.frame), box, boxes))
+        elif span.is_segment:
             answers.append(Answer(NO_ANSWER, NO_ANSWER))
     return answers
 

@@ -20,7 +20,7 @@ from alref_edge.files import PartialFolder, is_full
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS, write_overlay_png
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
 from alref_edge.types import Detections, Pivot
@@ -82,14 +82,14 @@ class ResultFolder:
         self.partial = self._folder.folder
 
     def write(
-        self, results: Sequence[RvosResult] | AvsRun, source: VideoSource, watch: Watch | None = None
+        self, results: Sequence[RvosResult] | AvsRun, source: VideoSource, stats: RunStats | None = None
     ) -> dict[str, Any]:
         """Write what a run came to.
 
         Args:
             results: all of one run.
             source: the video, decoded once more for the overlay.
-            watch: times and reports.
+            stats: times and reports.
 
         Returns:
             What `result.json` holds. Bytes of a file name that are no UTF-8 are U+FFFD in it.
@@ -99,24 +99,24 @@ class ResultFolder:
             CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
-        watch = watch or Watch()
+        stats = stats or RunStats()
         run = results.report if isinstance(results, AvsRun) else results[0].run
         warnings = _warnings(results)
         names = _Names(source.frame_names)
         entries = []
         try:
             for result in results:
-                with watch.stage("write"):
-                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), names, watch)})
+                with stats.stage("write"):
+                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), names, stats)})
             if isinstance(results, AvsRun) and self._semantic:
-                with watch.stage("write"):
+                with stats.stage("write"):
                     self._write_classes(results, names)
             notes: list[str] = []
             overlay = OVERLAY_OF_IMAGE if source.info.kind == "image" else OVERLAY
             if self._overlay:
-                with watch.stage("overlay"):
+                with stats.stage("overlay"):
                     write_overlay = self._write_image if overlay == OVERLAY_OF_IMAGE else self._write_overlay
-                    more, notes = write_overlay(results, source, watch)
+                    more, notes = write_overlay(results, source, stats)
                 warnings += more
             record = {
                 "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
@@ -145,7 +145,7 @@ class ResultFolder:
                 "overlay": overlay if self._overlay else None,
                 "extras": list(self._extras),
                 "counters": dict(run.counters),
-                "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in watch.seconds.items()}},
+                "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in stats.seconds.items()}},
                 "warnings": warnings,
                 "notes": notes,
             }
@@ -157,7 +157,7 @@ class ResultFolder:
         written: dict[str, Any] = json.loads(text)
         return written
 
-    def _write_masks(self, result: MaskResult, count: int, names: _Names, watch: Watch) -> dict[str, str]:
+    def _write_masks(self, result: MaskResult, count: int, names: _Names, stats: RunStats) -> dict[str, str]:
         if self._masks == "none":
             return {"format": "none"}
         name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
@@ -169,14 +169,14 @@ class ResultFolder:
                 for frame, rle in result.rles():
                     entry = json.dumps({**names.entry(frame), **rle})
                     file.write(("[\n" if frame == 0 else ",\n") + entry)
-                    watch.report("masks", done + frame + 1, total)
+                    stats.report("masks", done + frame + 1, total)
                 file.write("\n]\n")
             return {"format": "rle", "file": f"{MASKS}/{name}.json"}
         (where / name).mkdir()
         for frame, mask_hw in result.masks():
             label = np.uint8(1 + result.index % 255)
             write_indexed_png(names.free(where / name, frame), mask_hw.astype(np.uint8) * label)
-            watch.report("masks", done + frame + 1, total)
+            stats.report("masks", done + frame + 1, total)
         return {"format": "png", "folder": f"{MASKS}/{name}"}
 
     def _write_classes(self, run: AvsRun, names: _Names) -> None:
@@ -186,7 +186,7 @@ class ResultFolder:
             write_indexed_png(names.free(where, frame), run.class_map(frame))
 
     def _write_overlay(
-        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+        self, results: Sequence[MaskResult], source: VideoSource, stats: RunStats
     ) -> tuple[list[str], list[str]]:
         """The overlay video; its warnings and notes."""
         info, count = source.info, source.frame_count()
@@ -210,16 +210,16 @@ class ResultFolder:
                     last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
                 time_s = None if times is None else last / TICKS
                 writer.write(image, _masks_on(frame, results, source), time_s=time_s)
-                watch.report("overlay", frame + 1, count)
+                stats.report("overlay", frame + 1, count)
         return writer.warnings, writer.notes
 
     def _write_image(
-        self, results: Sequence[MaskResult], source: VideoSource, watch: Watch
+        self, results: Sequence[MaskResult], source: VideoSource, stats: RunStats
     ) -> tuple[list[str], list[str]]:
         labels = [each.label for each in results]
         path, masks_nhw = self.partial / OVERLAY_OF_IMAGE, _masks_on(0, results, source)
         notes = write_overlay_png(path, source.frame(0), masks_nhw, labels)
-        watch.report("overlay", 1, 1)
+        stats.report("overlay", 1, 1)
         return [], notes
 
     def _check_free(self, overwrite: bool) -> bool:
@@ -349,13 +349,13 @@ def _reasoning(run: RunReport) -> dict[str, Any]:
 def _sound(run: AvsRun) -> dict[str, Any]:
     windows = [
         {
-            "start_s": heard.start_s,
-            "frames": [heard.frames.start, heard.frames.stop],
-            "tags": [asdict(tag) for tag in heard.tags],
-            "segments": [[each.start_s, each.end_s] for each in heard.segments],
-            "silent": list(heard.silent),
+            "start_s": window.start_s,
+            "frames": [window.frames.start, window.frames.stop],
+            "tags": [asdict(tag) for tag in window.tags],
+            "segments": [[each.start_s, each.end_s] for each in window.audio_segments],
+            "silent": list(window.silent),
         }
-        for heard in run.heard
+        for window in run.windows
     ]
     return {
         "duration_s": len(run.wave_16khz) / SAMPLE_RATE,

@@ -10,7 +10,7 @@ from alref_edge.bundle import Bundle
 from alref_edge.models.beats import Beats
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.models.yamnet import YamNet
-from alref_edge.pipeline.audio_segments import SegmentSettings, segment_sound
+from alref_edge.pipeline.audio_segments import AudioSegmentSettings, segment_audio
 from export.nano.sounds import NAMES, SHAPES, clips, cutting_quality, sounding_quality, tagging_quality
 
 TAGGERS = ("beats_as20k", "beats_as2m")
@@ -22,7 +22,7 @@ def hear(
     count: int = 100,
     *,
     precision: str = "float32",
-    segments: SegmentSettings | None = None,
+    segments: AudioSegmentSettings | None = None,
 ) -> Mapping[str, Mapping[str, float]]:
     """Figures of a bundle's taggers, alone and together, of YAMNet's cuts, and of LanguageBind's answers.
 
@@ -57,7 +57,7 @@ def hear(
         YamNet.from_component(bundle.component("yamnet", precision), "cpu") as yamnet,
         LanguageBind.from_component(bundle.component("languagebind", precision), "cpu") as language,
     ):
-        cut = lambda wave: segment_sound(wave, yamnet, segments)  # noqa: E731
+        cut = lambda wave: segment_audio(wave, yamnet, segments)  # noqa: E731
         quality["yamnet"] = cutting_quality(many, cut)
         names = language.nearest(NAMES, SHAPES)
         quality["languagebind"] = {

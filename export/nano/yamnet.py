@@ -12,7 +12,7 @@ from torch.nn import functional
 from alref_edge.datasets.synthetic import TRAINING_SEEDS
 from alref_edge.datasets.synthetic.timbres import RATE
 from alref_edge.models.audio import log_mel_patches
-from alref_edge.pipeline.audio_segments import FRAME_S, AudioSegment, SegmentSettings, cosines, cut
+from alref_edge.pipeline.audio_segments import FRAME_S, AudioSegment, AudioSegmentSettings, cosines, cut
 from export.nano.sounds import UNSEEN, clips, cutting_quality, draw_plan, mix
 from export.yamnet.keras_file import read_weights, write_weights
 from export.yamnet.model import YamNetModule, build_model, weights_of
@@ -59,7 +59,7 @@ class YamNetTask:
         cosines_nn = units_nd @ units_nd.T
         alike_nn = (heard_ns[:, None] == heard_ns[None]).all(dim=2)
         sure = functional.binary_cross_entropy_with_logits(
-            _STEEPNESS * (cosines_nn - SegmentSettings().threshold), alike_nn.float(), reduction="none"
+            _STEEPNESS * (cosines_nn - AudioSegmentSettings().threshold), alike_nn.float(), reduction="none"
         )
         apart = ~torch.eye(len(alike_nn), dtype=torch.bool, device=self.device)
         pairs = sure[alike_nn & apart].mean() + sure[~alike_nn].mean()
@@ -77,7 +77,7 @@ class YamNetTask:
         seconds = len(wave_16khz) // RATE
         patches = torch.from_numpy(log_mel_patches(wave_16khz, hop_s=FRAME_S)[:seconds])
         features = self.model(patches.to(self.device))[1].cpu().numpy()
-        return cut(cosines(features), FRAME_S, SegmentSettings().threshold, seconds=seconds)
+        return cut(cosines(features), FRAME_S, AudioSegmentSettings().threshold, seconds=seconds)
 
     def finish(self) -> None:
         """See `Task.finish`: there is nothing to do."""

@@ -31,12 +31,11 @@ from alref_edge.evaluation.sound import clip_settings
 from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import STAGES, WAYS
 from alref_edge.media import open_video
-from alref_edge.models.beats import Tag
 from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.pipeline.avs import Heard, Sounding
-from alref_edge.types import Detections
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
+from alref_edge.types import Detections, Tag
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE, FRAMES, FPS = 112, 24, 8
@@ -87,7 +86,7 @@ def truth_masks(truth: SoundTruth) -> list[np.ndarray]:
     masks = [truth.scene.masks(frame) for frame in range(FPS - 1, FRAMES, FPS)]
     return [
         np.any([mask[number] for number in label.objects], axis=0) if label.objects else np.zeros((SIZE, SIZE), bool)
-        for mask, label in zip(masks, truth.track.labels, strict=True)
+        for mask, label in zip(masks, truth.sound.labels, strict=True)
     ]
 
 
@@ -107,9 +106,9 @@ def test_masks_are_measured_as_from_folders_of_frames(
 
     def run(folder: str, fps: float, selector: KnowingSelector | None = None, **changes: float) -> AvsRun:
         source = open_video(tmp_path / folder, fps=fps)
-        return pipeline.avs(source, truth.track.wave_16khz, selector=selector, settings=settings.changed(changes))
+        return pipeline.avs(source, truth.sound.wave_16khz, selector=selector, settings=settings.changed(changes))
 
-    assert len(truth.track.labels) == 3
+    assert len(truth.sound.labels) == 3
     gate = pipeline.avs_settings().silence_db
     assert gate is not None
     known = run("all", 8.0, KnowingSelector(truth))
@@ -118,7 +117,7 @@ def test_masks_are_measured_as_from_folders_of_frames(
         np.any([by_name[shape].tracked(frame) for shape in label.shapes], axis=0)
         if label.shapes
         else np.zeros((SIZE, SIZE), bool)
-        for frame, label in zip((7, 15, 23), truth.track.labels, strict=True)
+        for frame, label in zip((7, 15, 23), truth.sound.labels, strict=True)
     ]
     own, sparse = run("all", 8.0), run("seconds", 1.0)
     gated = run("all", 8.0, silence_db=gate)
@@ -159,7 +158,7 @@ def test_the_known_pivots_are_where_most_is_seen(pipeline: Pipeline) -> None:
     np.testing.assert_array_equal(truth.one_object(2), expected)
     settings = clip_settings(pipeline, "multi")
     source = SceneSource(truth.scene, every=FPS)
-    run = pipeline.avs(source, truth.track.wave_16khz, selector=KnowingSelector(truth), settings=settings)
+    run = pipeline.avs(source, truth.sound.wave_16khz, selector=KnowingSelector(truth), settings=settings)
     assert [each.name for each in run] == ["square", "triangle", "circle"]
     for each in run:
         second, number = best[each.name]
@@ -175,16 +174,16 @@ def test_stages_by_hand() -> None:
     truth = SoundTruth.of(scene_of(5), "multi")
     box = truth.scene.boxes(7)[4]
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), ())
-    heard = Heard(
+    heard = WindowResult(
         start_s=0,
         frames=range(FRAMES),
         tags=(),
         objects=(
-            Sounding("star", nothing, 7, Pivot(7, box)),
-            Sounding("triangle", nothing, 7, Pivot(7, box)),
-            Sounding("square", nothing, 15, None),
+            SoundingObject("star", nothing, 7, Pivot(7, box)),
+            SoundingObject("triangle", nothing, 7, Pivot(7, box)),
+            SoundingObject("square", nothing, 15, None),
         ),
-        segments=(AudioSegment(0, 1), AudioSegment(1, 3)),
+        audio_segments=(AudioSegment(0, 1), AudioSegment(1, 3)),
         labels=(("triangle",), ("square", "triangle"), ("triangle",)),
         silent=(False,) * 3,
     )
@@ -202,7 +201,7 @@ def test_stages_by_hand() -> None:
         "labels_right": (False, True, True),
     }
     other = truth.scene.boxes(7)[0]
-    moved = replace(heard, objects=(Sounding("triangle", nothing, 7, Pivot(7, other)),), segments=())
+    moved = replace(heard, objects=(SoundingObject("triangle", nothing, 7, Pivot(7, other)),), audio_segments=())
     found = stages(moved, [], truth)
     assert found["box_right"] == found["tag_best"] == (False,)
     assert found["tag_precision"] == found["cut_recall"] == found["labels_right"] == ()
@@ -213,12 +212,12 @@ def test_what_is_off_screen_changes_the_sound_but_has_no_label() -> None:
     truth = SoundTruth.of(scene_of(15), "multi")
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), ())
     found = stages(
-        Heard(
+        WindowResult(
             start_s=0,
             frames=range(FRAMES),
             tags=(),
-            objects=(Sounding("star", nothing, 7, None), Sounding("circle", nothing, 7, None)),
-            segments=(AudioSegment(0, 2), AudioSegment(2, 3)),
+            objects=(SoundingObject("star", nothing, 7, None), SoundingObject("circle", nothing, 7, None)),
+            audio_segments=(AudioSegment(0, 2), AudioSegment(2, 3)),
             labels=(("star",), ("circle",), ("star",)),
             silent=(False,) * 3,
         ),
@@ -235,7 +234,7 @@ def test_what_is_off_screen_changes_the_sound_but_has_no_label() -> None:
 def test_tags_become_categories(language: LanguageBind) -> None:
     settings = AvsSettings(categories=("circle", "star"), tag_threshold=0.5)
     tags = (Tag("a", "star", 0.5), Tag("b", "circle", 0.9), Tag("c", "Bark", 0.1))
-    heard = Heard(0, range(8), tags, (), (), ((),), (False,))
+    heard = WindowResult(0, range(8), tags, (), (), ((),), (False,))
     (nearest,) = language.nearest(["Bark"], settings.categories)
     assert tagged(language, heard, settings) == [("circle", True), ("star", True), (nearest, False)]
 

@@ -152,8 +152,8 @@ def test_what_passes_is_asked_again(name: str) -> None:
         assert (reply.usable, reply.problem, reply.cached) == (True, None, False)
         assert (reply.repaired, reply.retries) == (repairs == 1, retries)
         assert reply.answer == json.loads(reply.text[reply.text.rindex("{") : reply.text.rindex("}") + 1])["choice"]
-        assert len(server.requests) == 1 + repairs + retries == llm.counters.requests
-        assert (llm.counters.repaired, llm.counters.retries, llm.counters.unusable) == (repairs, retries, 0)
+        assert len(server.requests) == 1 + repairs + retries == llm.stats.requests
+        assert (llm.stats.repaired, llm.stats.retries, llm.stats.unusable) == (repairs, retries, 0)
 
 
 UNUSABLE: dict[str, tuple[Behaviour, str, str]] = {
@@ -189,7 +189,7 @@ def test_what_stays_unusable_is_counted_and_never_raised(name: str, tmp_path: Pa
         assert problem in str(reply.problem)
         assert re.search(reason, str(reply.reason))
         assert len(server.requests) == 2
-        assert (llm.counters.questions, llm.counters.unusable, llm.counters.repaired) == (1, 1, 0)
+        assert (llm.stats.questions, llm.stats.unusable, llm.stats.repaired) == (1, 1, 0)
         llm.ask(question())  # not cached
         assert len(server.requests) == 4
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -250,7 +250,7 @@ def test_patience_ends(name: str) -> None:
         with pytest.raises(MllmError, match=rf"{message}.*alref-edge mllm serve"):
             llm.ask(question())
         assert time.monotonic() - began < 10
-        assert len(server.requests) == (1 if "beyond" in name else llm.counters.requests)
+        assert len(server.requests) == (1 if "beyond" in name else llm.stats.requests)
         assert len(server.requests) > 1 or "beyond" in name
 
 
@@ -404,7 +404,7 @@ def test_where_nobody_listens_the_first_contact_is_an_error_at_once() -> None:
             with pytest.raises(MllmError) as caught:
                 llm.ask(question())
             assert time.monotonic() - began < 10  # of a patience of 120 s
-            assert llm.counters.retries == 0
+            assert llm.stats.retries == 0
         assert "No server of an LLM is to be found at http://127.0.0.1:" in str(caught.value)
         assert "see whether it runs (alref-edge mllm serve --model FOLDER)" in str(caught.value)
     assert told == []
@@ -564,7 +564,7 @@ def test_32_requests_overlap_and_never_more() -> None:
             took_s = time.monotonic() - began
         assert all(reply.answer == 1 for reply in replies)
         assert server.most_at_once == 32 == llm.in_flight
-        counters = llm.counters
+        counters = llm.stats
         assert (counters.questions, counters.requests, counters.retries) == (96, 96, 0)
         assert (counters.prompt_tokens, counters.completion_tokens) == (9600, 960)
         assert 0.1 < counters.busy_s <= took_s
@@ -621,7 +621,7 @@ def test_what_is_cached_is_not_asked(tmp_path: Path) -> None:
             first, second = llm.ask(question()), llm.ask(question())
         with client(server, cache_dir=tmp_path) as llm:
             third = llm.ask(question())
-            assert (llm.counters.requests, llm.counters.cached, llm.counters.repaired) == (0, 1, 1)
+            assert (llm.stats.requests, llm.stats.cached, llm.stats.repaired) == (0, 1, 1)
         assert len(server.requests) == 2
     assert (first.cached, first.prompt_tokens) == (False, 200)
     for reply in (second, third):
@@ -651,7 +651,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     with FakeServer() as server, client(server, settings, cache_dir=tmp_path) as llm:
         assert all(future.result().usable for future in [llm.submit(each) for each in questions])
         assert len(server.requests) == 28
-        assert llm.counters.cached == 12
+        assert llm.stats.cached == 12
 
 
 def test_a_server_that_is_killed_and_restarted_loses_nothing() -> None:
@@ -664,7 +664,7 @@ def test_a_server_that_is_killed_and_restarted_loses_nothing() -> None:
         with FakeServer(port=first.port):
             replies = [future.result() for future in futures]
     assert all(reply.answer == 1 for reply in replies)
-    assert llm.counters.retries > 0
+    assert llm.stats.retries > 0
 
 
 def test_equal_questions_are_asked_once() -> None:
@@ -673,7 +673,7 @@ def test_equal_questions_are_asked_once() -> None:
         replies = [future.result() for future in futures]
         assert len(server.requests) == 1
         assert [reply.cached for reply in replies] == [False] + [True] * 9
-        assert llm.counters.prompt_tokens == 100
+        assert llm.stats.prompt_tokens == 100
         llm.ask(question())  # without a cache, and no longer under way
         assert len(server.requests) == 2
 
@@ -705,7 +705,7 @@ def test_a_question_that_all_take_back_frees_its_slot() -> None:
         time.sleep(0.1)
         assert all(future.cancel() for future in taken_back)
         assert llm.ask(question(0)).answer == 1
-        assert llm.counters.questions == 1
+        assert llm.stats.questions == 1
 
 
 def test_closing_ends_what_waits() -> None:

@@ -47,7 +47,7 @@ def test_relations_and_motions_are_understood(server: MllmServer, nano_bundle: P
     ):
         selectors = [GroundingSelector(), MllmSelector(client, questioner, GroundingSelector())]
         measured = evaluate_synthetic(pipeline, detector, range(12), selectors, every=40)
-        counters = client.counters
+        counters = client.stats
     hard = [each for each in measured.scores if each.kind != "appearance"]
     ours, grounding = ([each.tracked[way].j_and_f for each in hard] for way in ("mixed", "grounding"))
     assert len(hard) > 20

@@ -14,7 +14,8 @@ import pytest
 from alref_edge.bundle import Component
 from alref_edge.errors import AlrefError, BundleError, CapacityError, InputError
 from alref_edge.models.audio import kaldi_fbank
-from alref_edge.models.beats import Beats, Tag, union_of_tags
+from alref_edge.models.beats import Beats, union_of_tags
+from alref_edge.types import Tag
 
 onnx = pytest.importorskip("onnx")
 

@@ -15,11 +15,11 @@ from alref_edge.errors import InputError
 from alref_edge.pipeline.audio_segments import (
     FRAME_S,
     AudioSegment,
-    SegmentSettings,
+    AudioSegmentSettings,
     cosines,
     cut,
-    read_segments,
-    segment_sound,
+    read_audio_segments,
+    segment_audio,
 )
 from alref_edge.runtime.session import TensorSpec
 
@@ -78,29 +78,31 @@ def pairs(segments: tuple[AudioSegment, ...]) -> list[tuple[int, int]]:
     ids=str,
 )
 def test_sound_is_cut_where_it_changes(yamnet: Any, seconds: list[Any], expected: list[Any]) -> None:
-    assert pairs(segment_sound(sound(*seconds), yamnet)) == expected
+    assert pairs(segment_audio(sound(*seconds), yamnet)) == expected
 
 
 def test_feature_hop_and_threshold_are_the_users(yamnet: Any) -> None:
     wave = np.concatenate([sound((300, 2)), sound((300, 3), amplitude=0.01)])
-    assert pairs(segment_sound(wave, yamnet)) == [(0, 5)]
-    assert pairs(segment_sound(wave, yamnet, SegmentSettings(feature="scores"))) == [(0, 2), (2, 5)]
+    assert pairs(segment_audio(wave, yamnet)) == [(0, 5)]
+    assert pairs(segment_audio(wave, yamnet, AudioSegmentSettings(feature="scores"))) == [(0, 2), (2, 5)]
     wave = sound((300, 2), (5000, 1), (300, 2))
-    assert pairs(segment_sound(wave, yamnet, SegmentSettings(hop_s=1))) == [(0, 2), (2, 3), (3, 5)]
-    assert pairs(segment_sound(wave, yamnet, SegmentSettings(hop_s=2))) == [(0, 2), (2, 4), (4, 5)]
-    assert pairs(segment_sound(wave, yamnet, SegmentSettings(hop_s=0.48))) == [(0, 5)]  # overlapping frames change less
-    assert pairs(segment_sound(wave, yamnet, SegmentSettings(threshold=-1))) == [(0, 5)]
+    assert pairs(segment_audio(wave, yamnet, AudioSegmentSettings(hop_s=1))) == [(0, 2), (2, 3), (3, 5)]
+    assert pairs(segment_audio(wave, yamnet, AudioSegmentSettings(hop_s=2))) == [(0, 2), (2, 4), (4, 5)]
+    assert pairs(segment_audio(wave, yamnet, AudioSegmentSettings(hop_s=0.48))) == [
+        (0, 5)
+    ]  # overlapping frames change less
+    assert pairs(segment_audio(wave, yamnet, AudioSegmentSettings(threshold=-1))) == [(0, 5)]
 
 
 @pytest.mark.parametrize("change", [{"feature": "logits"}, {"hop_s": 0.0}, {"hop_s": np.nan}, {"threshold": 1.1}])
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        SegmentSettings(**change)
+        AudioSegmentSettings(**change)
 
 
 def test_a_sound_without_samples_is_refused(yamnet: Any) -> None:
     with pytest.raises(InputError, match="no sound"):
-        segment_sound(np.zeros(0, np.float32), yamnet)
+        segment_audio(np.zeros(0, np.float32), yamnet)
 
 
 def test_cosines_know_silence() -> None:
@@ -135,7 +137,7 @@ def test_the_published_files_are_read(name: str, clips: int, segments: int, ends
     path = PUBLISHED / "audio_segment" / f"{name}_audio_segment.json"
     if not path.is_file():
         pytest.skip(f"no published segments at {path}; set ALREF_REFERENCE")
-    read = read_segments(path)
+    read = read_audio_segments(path)
     assert (len(read), sum(map(len, read.values()))) == (clips, segments)
     assert {each[-1].end_s for each in read.values()} == ends
     assert read == {
@@ -168,10 +170,10 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "segments.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=where) as caught:
-        read_segments(path)
+        read_audio_segments(path)
     assert caught.value.mend
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        read_segments(tmp_path / "nothing.json")
+        read_audio_segments(tmp_path / "nothing.json")

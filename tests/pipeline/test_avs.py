@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alref_edge.bundle import Bundle
 from alref_edge.datasets.synthetic import Scene, make_scene
 from alref_edge.datasets.synthetic.layouts import write_dataset
 from alref_edge.datasets.synthetic.sound import frame_of_second, make_sound
@@ -18,12 +19,16 @@ from alref_edge.datasets.synthetic.timbres import play
 from alref_edge.errors import InputError, MediaError
 from alref_edge.evaluation import SceneSource
 from alref_edge.media import DAVIS_PALETTE, open_video
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, ReplaySoundSelector, Setting
-from alref_edge.pipeline.avs import Clock, silent_seconds
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundWindow, keep_boxes
+from alref_edge.pipeline.avs import keep_boxes
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.selectors.base import SoundWindow
+from alref_edge.pipeline.selectors.grounding import GroundingSoundSelector
 from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2
-from alref_edge.types import Detections
+from alref_edge.pipeline.silence import silent_seconds
+from alref_edge.runtime import SessionOptions
+from alref_edge.types import Detections, Tag
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file
 
@@ -53,7 +58,7 @@ def test_windows_go_by_the_clock_of_the_frames() -> None:
 def test_a_few_frames_more_make_no_second(frames: int, fps: int, seconds: int) -> None:
     clock = Clock.of(SceneSource(make_scene(SEED, num_frames=frames, fps=fps)))
     assert clock.seconds == seconds
-    assert sum(len(stretch) for _, stretch, _ in clock.windows(10)) == frames
+    assert sum(len(span) for _, span, _ in clock.windows(10)) == frames
 
 
 def test_silence_is_told_second_by_second() -> None:
@@ -79,7 +84,7 @@ class TruthDetector:
     """The boxes of some objects of a scene in place of Grounding DINO's."""
 
     scene: Scene
-    boxes: Mapping[str, tuple[tuple[int, float], ...]]
+    boxes: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     provider: str = "truth"
 
     def encode_text(self, caption: str) -> str:
@@ -208,6 +213,14 @@ def scene() -> Scene:
 
 
 @pytest.fixture(scope="module")
+def grounded(nano_bundle: Path, scene: Scene) -> Iterator[tuple[Pipeline, TruthDetector]]:
+    """A pipeline whose detector finds what it is told to."""
+    detector, bundle, options = TruthDetector(scene), Bundle.open(nano_bundle), SessionOptions(threads=1)
+    with Pipeline(Networks(bundle, "cpu", options, instead={"grounding_dino": detector})) as made:
+        yield made, detector
+
+
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Setting, Path]:
     """Frames of the scene, one a second, as each of the three datasets has them."""
     root = tmp_path_factory.mktemp("avsbench")
@@ -221,8 +234,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Setting, Path]:
     return frames
 
 
-def replayed(pipeline: Pipeline, scene: Scene, frames: Path, case: Case, folder: Path) -> AvsRun:
+def replayed(grounded: tuple[Pipeline, TruthDetector], frames: Path, case: Case, folder: Path) -> AvsRun:
     """A case run through the pipeline, from files."""
+    pipeline, detector = grounded
     where = folder / case.setting.value
     where.mkdir()
     (where / STAGE_1).write_text(json.dumps({"clip": case.stage_1}))
@@ -231,16 +245,8 @@ def replayed(pipeline: Pipeline, scene: Scene, frames: Path, case: Case, folder:
     make_sound_file(folder / "clip.wav", spoken(case.heard), RATE)
     selector = ReplaySoundSelector.from_folder(folder, case.setting, "clip", folder / "segments.json")
     settings = pipeline.avs_settings(case.setting.settings)
-    networks = pipeline._networks
-    before = networks.__dict__.get("detector")
-    networks.__dict__["detector"] = TruthDetector(scene, case.boxes)
-    try:
-        source = open_video(frames, fps=1)
-        return pipeline.avs(source, folder / "clip.wav", selector=selector, settings=settings)
-    finally:
-        networks.__dict__.pop("detector")
-        if before is not None:
-            networks.__dict__["detector"] = before
+    detector.boxes = case.boxes
+    return pipeline.avs(open_video(frames, fps=1), folder / "clip.wav", selector=selector, settings=settings)
 
 
 def spoken(heard: tuple[tuple[str, ...], ...]) -> np.ndarray:
@@ -256,12 +262,16 @@ def spoken(heard: tuple[tuple[str, ...], ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", CASES)
 def test_recorded_answers_come_to_what_follows_by_hand(
-    name: str, pipeline: Pipeline, scene: Scene, folders: dict[Setting, Path], tmp_path: Path
+    name: str,
+    grounded: tuple[Pipeline, TruthDetector],
+    scene: Scene,
+    folders: dict[Setting, Path],
+    tmp_path: Path,
 ) -> None:
     case = CASES[name]
-    run = replayed(pipeline, scene, folders[case.setting], case, tmp_path)
+    run = replayed(grounded, folders[case.setting], case, tmp_path)
     assert run.labels == case.labels
-    assert {each.name: None if each.pivot is None else each.pivot.frame for each in run.heard[0].objects} == {
+    assert {each.name: None if each.pivot is None else each.pivot.frame for each in run.windows[0].objects} == {
         name: None if pivot is None else pivot[0] for name, pivot in case.pivots.items()
     }
     for each in run:
@@ -289,12 +299,12 @@ def test_recorded_answers_come_to_what_follows_by_hand(
 
 
 def test_later_labels_are_painted_over_earlier_ones(
-    pipeline: Pipeline, scene: Scene, folders: dict[Setting, Path], tmp_path: Path
+    grounded: tuple[Pipeline, TruthDetector], folders: dict[Setting, Path], tmp_path: Path
 ) -> None:
     both = (("circle", "star"),) * 5
     boxes = {"circle": ((0, 0.8),), "star": ((0, 0.8),)}
     case = Case(Setting.AVSS, "{'circle': 1, 'star': 1}", {}, boxes, {}, both, both)
-    run = replayed(pipeline, scene, folders[Setting.AVSS], case, tmp_path)
+    run = replayed(grounded, folders[Setting.AVSS], case, tmp_path)
     assert run.labels == both
     assert run.mask(0).any()
     assert np.array_equal(run.class_map(0), np.where(run.mask(0), 4, 0))
@@ -305,10 +315,10 @@ def test_a_longer_video_goes_by_windows(pipeline: Pipeline) -> None:
     wave = np.concatenate([spoken((CIRCLE,) * 10), np.zeros(RATE), spoken((STAR,))])
     settings = pipeline.avs_settings(AvsSettings()).changed({"window_s": 10})
     run = pipeline.avs(SceneSource(scene), wave.astype(np.float32), settings=settings)
-    assert [(heard.start_s, heard.frames) for heard in run.heard] == [(0, range(20)), (10, range(20, 24))]
+    assert [(heard.start_s, heard.frames) for heard in run.windows] == [(0, range(20)), (10, range(20, 24))]
     assert run.labels[10] == ()
     assert not run.mask(20).any()
-    assert run.heard[1].silent == (True, False)
+    assert run.windows[1].silent == (True, False)
     assert "circle" in run.labels[0]
     assert "star" in run.labels[11]
     assert "star" not in run.labels[0]
@@ -329,7 +339,7 @@ def test_without_an_llm_tags_become_categories_that_are_seen(pipeline: Pipeline)
 
     window = SoundWindow(0, 0, (0, 1, 2), {}, lambda: tags)
     choices = pipeline.avs_settings().categories
-    selector = GroundingSoundSelector(pipeline._networks.language.nearest, choices, tag_threshold=0.5)
+    selector = GroundingSoundSelector(pipeline._networks.sound_text_matcher.nearest, choices, tag_threshold=0.5)
     assert [(each.name, each.pivot) for each in selector.categories(window, ground)] == [("star", 1), ("circle", 2)]
     told: list[tuple[str, int, int]] = []
     watched = SoundWindow(0, 0, (0, 1, 2), {}, lambda: tags, report=lambda *progress: told.append(progress))

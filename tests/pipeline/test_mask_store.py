@@ -13,7 +13,7 @@ import pytest
 from alref_edge.errors import CapacityError, InputError
 from alref_edge.media.spill import spill_folder
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import Progress, Watch
+from alref_edge.pipeline.measure import Progress, RunStats
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (48, 64)])
@@ -92,21 +92,21 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_stages_nest_without_counting_twice() -> None:
-    watch = Watch()
+    stats = RunStats()
 
     def items() -> object:
         time.sleep(0.05)
         yield 1
 
-    with watch.stage("outer"):
-        for _ in watch.over("inner", items()):  # type: ignore[arg-type]
+    with stats.stage("outer"):
+        for _ in stats.over("inner", items()):  # type: ignore[arg-type]
             time.sleep(0.02)
-    assert watch.seconds["inner"] >= 0.05
-    assert 0.02 <= watch.seconds["outer"] < 0.05
+    assert stats.seconds["inner"] >= 0.05
+    assert 0.02 <= stats.seconds["outer"] < 0.05
 
 
 def test_progress_is_told_to_whoever_watches() -> None:
     told: list[Progress] = []
-    Watch(progress=told.append).report("forward", 1, 2)
-    Watch().report("forward", 1, 2)
+    RunStats(progress=told.append).report("forward", 1, 2)
+    RunStats().report("forward", 1, 2)
     assert told == [Progress("forward", 1, 2)]

@@ -18,8 +18,8 @@ from alref_edge.demo import SEED
 from alref_edge.errors import InputError, MediaError, ProviderError
 from alref_edge.media import open_video
 from alref_edge.pipeline import Pipeline, Progress, ReplaySelector, RvosResult, RvosSettings, Segment
-from alref_edge.pipeline.pivots import Decision, Ground
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX, NO_PIVOT_GIVEN
+from alref_edge.pipeline.selectors.base import Decision, Ground
 from alref_edge.runtime.device import Placement
 from alref_edge.runtime.ort import probe
 from alref_edge.types import Pivot

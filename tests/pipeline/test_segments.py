@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.pivots import Decision, GroundingSelector, Segment, windows
+from alref_edge.pipeline.rvos import cut_into_segments
+from alref_edge.pipeline.selectors.base import Decision, Segment
+from alref_edge.pipeline.selectors.grounding import GroundingSelector
 from alref_edge.pipeline.settings import REF_DAVIS17, RvosSettings
 from alref_edge.types import Detections
 
@@ -45,24 +47,26 @@ def segment(*sampled: int, index: int = 0) -> Segment:
     ],
 )
 def test_windows_are_those_of_the_official_code(frames: int, sampled: list[tuple[int, ...]]) -> None:
-    found = list(windows(frames, RvosSettings()))
-    assert [window.sampled for window in found] == sampled
-    assert [window.is_segment for window in found] == [len(each) > 1 for each in sampled]
-    assert [frame for window in found for frame in window.frames] == list(range(frames))
+    found = list(cut_into_segments(frames, RvosSettings()))
+    assert [span.sampled for span in found] == sampled
+    assert [span.is_segment for span in found] == [len(each) > 1 for each in sampled]
+    assert [frame for span in found for frame in span.frames] == list(range(frames))
 
 
 @pytest.mark.parametrize("frames", range(1, 11))
 def test_a_short_clip_is_one_window_of_what_there_is(frames: int) -> None:
-    (window,) = windows(frames, RvosSettings(ask_short=True))
-    assert window.is_segment
-    assert window.frames == range(frames)
-    assert min(frames, 3) <= len(window.sampled) <= 5
-    assert window.sampled[0] == 0
+    (span,) = cut_into_segments(frames, RvosSettings(ask_short=True))
+    assert span.is_segment
+    assert span.frames == range(frames)
+    assert min(frames, 3) <= len(span.sampled) <= 5
+    assert span.sampled[0] == 0
 
 
 @pytest.mark.parametrize("frames", [0, 11, 51, 60, 120])
 def test_longer_clips_are_cut_as_ever(frames: int) -> None:
-    assert list(windows(frames, RvosSettings(ask_short=True))) == list(windows(frames, RvosSettings()))
+    assert list(cut_into_segments(frames, RvosSettings(ask_short=True))) == list(
+        cut_into_segments(frames, RvosSettings())
+    )
 
 
 def test_the_best_box_of_all_sampled_frames_is_the_pivot() -> None:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alref_edge.cli.hearing import Hearing
+from alref_edge.cli.sound_options import SoundOptions
 from alref_edge.media import open_video
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
-from alref_edge.pipeline.avs import Heard, Sounding, _Ear, listen, why_nothing
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
+from alref_edge.pipeline.measure import RunStats
+from alref_edge.pipeline.scheduling import analyse_windows
+from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
-from alref_edge.types import Detections, Pivot
+from alref_edge.pipeline.sound_analysis import SoundAnalysis
+from alref_edge.types import Detections, Pivot, Tag
 from tests.media.clips import make_clip
 from tests.media.sounds import make_sound_file, make_wave, tone
 
@@ -129,31 +131,37 @@ def test_beats_hears_the_whole_of_a_clip_of_a_dataset(
     class Hearers:
         from threading import RLock
 
-        looking = RLock()
+        lock = RLock()
 
         def tagger(self, name: str) -> Tagger:
             return Tagger()
 
     sound = Sound(np.zeros(round(length_s * RATE), np.float32))
-    ear = _Ear(Hearers(), sound, slice(0, 5 * RATE), alone, settings, Watch())  # type: ignore[arg-type]
-    ear.listen()
+    analysis = SoundAnalysis(Hearers(), sound, slice(0, 5 * RATE), alone, settings, RunStats())  # type: ignore[arg-type]
+    analysis.tag_sounds()
     assert set(tagged) == {round(heard_s * RATE)}
-    assert len(ear.wave) == min(5 * RATE, len(sound.wave_16khz))
+    assert len(analysis.wave) == min(5 * RATE, len(sound.wave_16khz))
 
 
 BOX = Detections(np.zeros((1, 4), np.float32), np.ones(1, np.float32), ("dog",))
-DOG = Sounding("dog", BOX, 0, Pivot(0, np.zeros(4, np.float32)))
-LOST = Sounding("dog", BOX[:0], 0, None)
+DOG = SoundingObject("dog", BOX, 0, Pivot(0, np.zeros(4, np.float32)))
+LOST = SoundingObject("dog", BOX[:0], 0, None)
 TAGS = (Tag("1", "Dog", 0.4),)
 
 
-def window(start_s: int = 0, **changes: Any) -> Heard:
-    values: dict[str, Any] = {"tags": (), "objects": (), "segments": (), "labels": ((),) * 2, "silent": (False,) * 2}
-    return Heard(start_s, range(2), **{**values, **changes})
+def window(start_s: int = 0, **changes: Any) -> WindowResult:
+    values: dict[str, Any] = {
+        "tags": (),
+        "objects": (),
+        "audio_segments": (),
+        "labels": ((),) * 2,
+        "silent": (False,) * 2,
+    }
+    return WindowResult(start_s, range(2), **{**values, **changes})
 
 
 QUIET, LOUD = tone(440, 2, RATE, 0.001), tone(440, 2, RATE)
-WHY: dict[str, tuple[list[Heard], np.ndarray, dict[str, Any], str]] = {
+WHY: dict[str, tuple[list[WindowResult], np.ndarray, dict[str, Any], str]] = {
     "something sounds": ([window(objects=(DOG,), labels=(("dog",), ()))], LOUD, {}, ""),
     "digital silence": ([window(silent=(True,) * 2)], 0 * LOUD, {}, "silent from beginning to end"),
     "the sound is over": ([window(silent=(True,) * 2)], LOUD[:0], {}, "no sound falls into the time"),
@@ -190,7 +198,7 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
 
             return [SoundingCategory("circle", 1), SoundingCategory("square", 1)]
 
-        def segments(self, window: Any) -> tuple[()]:  # type: ignore[override]
+        def audio_segments(self, window: Any) -> tuple[()]:  # type: ignore[override]
             return ()
 
     from alref_edge.datasets.synthetic import make_scene
@@ -199,8 +207,10 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
     with Pipeline.from_bundle(nano_bundle, device="cpu") as pipeline:
         selector = Knowing(lambda words, choices: list(words))
         source = SceneSource(make_scene(3, num_frames=8, fps=8))
-        (heard,) = listen(pipeline._networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), Watch())
-    assert heard.segments == ()
+        (heard,) = analyse_windows(
+            pipeline._networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), RunStats()
+        )
+    assert heard.audio_segments == ()
     assert heard.labels == ((),)
 
 
@@ -228,21 +238,21 @@ HEARD: dict[str, tuple[dict[str, Any], dict[str, Any], float | None]] = {
 }
 
 
-def hearing(**options: Any) -> Hearing:
+def sound_options(**options: Any) -> SoundOptions:
     usual = {"selector_name": "mllm", "semantic": False, "ground_anew": False}
     names = ("categories", "silence_gate", "setting", "answers", "clip", "segments")
-    return Hearing(**{**dict.fromkeys(names), **usual, **options})
+    return SoundOptions(**{**dict.fromkeys(names), **usual, **options})
 
 
 @pytest.mark.parametrize("name", HEARD)
 def test_the_silence_gate_is_as_the_setting_or_the_bundle_has_it(name: str) -> None:
     options, defaults, silence_db = HEARD[name]
-    assert hearing(**options).settings(Bundle(**defaults)).silence_db == silence_db  # type: ignore[arg-type]
+    assert sound_options(**options).settings(Bundle(**defaults)).silence_db == silence_db  # type: ignore[arg-type]
 
 
 def test_categories_of_the_user_stand_for_those_of_the_setting(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("keyboard\nred fox\n")
-    make: Callable[..., AvsSettings] = lambda **options: hearing(**options).settings(Bundle())  # type: ignore[arg-type]  # noqa: E731
+    make: Callable[..., AvsSettings] = lambda **options: sound_options(**options).settings(Bundle())  # type: ignore[arg-type]  # noqa: E731
     assert len(make(setting="v2_binary").categories) == 70
     own = make(setting="v2_binary", categories=tmp_path / "names.txt")
     assert own.categories == ("keyboard", "red fox")

@@ -13,14 +13,14 @@ from alref_edge.datasets.synthetic import make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.media import VideoSource, open_video
-from alref_edge.models.beats import Tag
 from alref_edge.pipeline.audio_segments import AudioSegment
-from alref_edge.pipeline.avs import Clock, Heard, Sounding
+from alref_edge.pipeline.clock import Clock
+from alref_edge.pipeline.jobs import SoundingObject, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.report import Truth
-from alref_edge.types import Detections, Pivot
+from alref_edge.types import Detections, Pivot, Tag
 from alref_edge.writing.result_folder import ResultFolder
 
 FRAMES = 24
@@ -119,13 +119,13 @@ def make_sound_run(
         for name in dict.fromkeys(name for each in spoken for name in each):
             boxes = scene.boxes(min(shown[0], scene.num_frames - 1))[[targets[name], 0]]
             found = Detections(np.nan_to_num(boxes, nan=3), np.array([0.9, 0.4], np.float32), (name, "one"))
-            objects.append(Sounding(name, found, shown[0], Pivot(shown[0], found.boxes_n4[0], 0.9, name)))
+            objects.append(SoundingObject(name, found, shown[0], Pivot(shown[0], found.boxes_n4[0], 0.9, name)))
             for frame in frames:
                 store.put(names.index(name), frame, scene.labels(min(frame, scene.num_frames - 1)) == targets[name])
         tags = (Tag("a", tag, 0.75), Tag("b", f"only {start}", 0.25))
         segments = tuple(AudioSegment(second, second + 1) for second in range(len(shown)))
         silent = tuple(not each for each in spoken)
-        heard.append(Heard(start, frames, tags, tuple(objects), segments, spoken, silent))
+        heard.append(WindowResult(start, frames, tags, tuple(objects), segments, spoken, silent))
     results = AvsRun.of(
         heard,
         {name: n for n, name in enumerate(dict.fromkeys(o.name for each in heard for o in each.objects))},

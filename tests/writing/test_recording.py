@@ -85,7 +85,7 @@ def test_a_replayed_clip_agrees_with_its_own_answers(
     setting: Setting, first: str, second: object, boxes: object, pipeline: Pipeline, tmp_path: Path
 ) -> None:
     with hear(pipeline, tmp_path / "answers", setting, first, second) as run:
-        assert all(len(each.considered) == 3 for each in run.heard[0].objects)
+        assert all(len(each.considered) == 3 for each in run.windows[0].objects)
         assert sound_decisions(run)[1] == (boxes if boxes is not None else {"star": 3, "circle": 1, "square": 2})
         record_decisions(tmp_path / "ours", setting, "clip", run)
     given = RecordedAnswers.from_folder(tmp_path / "answers", setting)
@@ -98,10 +98,10 @@ def test_a_replayed_clip_agrees_with_its_own_answers(
 
 def test_where_one_box_is_proposed_none_is_recorded(pipeline: Pipeline, tmp_path: Path) -> None:
     with hear(pipeline, tmp_path, Setting.MS3, "{'circle': 1}", {"circle": "3"}) as run:
-        (heard,) = run.heard
-    alone = replace(heard.objects[0], considered=heard.objects[0].considered[2:])
-    lost = replace(heard.objects[0], name="dog", pivot=None, considered=heard.objects[0].considered[:0])
-    assert sound_decisions(replace(run, heard=(replace(heard, objects=(alone, lost)),))) == (
+        (window,) = run.windows
+    alone = replace(window.objects[0], considered=window.objects[0].considered[2:])
+    lost = replace(window.objects[0], name="dog", pivot=None, considered=window.objects[0].considered[:0])
+    assert sound_decisions(replace(run, windows=(replace(window, objects=(alone, lost)),))) == (
         {"circle": 1, "dog": 1},
         {},
     )
@@ -224,7 +224,7 @@ def test_what_cannot_be_recorded_is_refused(pipeline: Pipeline, tmp_path: Path) 
     (tmp_path / "broken" / "video" / "stage_2" / "0").mkdir(parents=True)
     (tmp_path / "broken" / "video" / "stage_2" / "0" / TWO_STAGE).write_text("{")
     with hear(pipeline, tmp_path / "answers", Setting.MS3, "{'circle': 1}", None) as run:
-        twice = replace(run, heard=run.heard * 2)
+        twice = replace(run, windows=run.windows * 2)
         bad: list[tuple[str, str | None, str, AvsRun | list[RvosResult], str]] = [
             ("ours", "ms3", " ", run, "needs a name"),
             ("ours", None, "../video", sentences, "needs a name"),

@@ -235,23 +235,23 @@ def _plan(generator: np.random.Generator, on: np.ndarray, off: np.ndarray, prese
     for row in rows:
         for chance in _SPEAKS:
             if generator.random() < chance:
-                sounding[row] |= _stretch(generator, on[row], longest=on.shape[1])
+                sounding[row] |= _span(generator, on[row], longest=on.shape[1])
     if generator.random() < _OFF_SCREEN:
         absent = [row for row, shape in enumerate(TIMBRES) if shape not in present]
         away = [row for row, shape in enumerate(TIMBRES) if shape in present and off[row].any()]
         choice = away if away and (not absent or generator.random() < 0.8) else absent
         if choice:
             row = int(generator.choice(choice))
-            sounding[row] |= _stretch(generator, off[row], longest=3)
+            sounding[row] |= _span(generator, off[row], longest=3)
     if generator.random() < _SILENCE:
-        sounding &= ~_stretch(generator, np.ones(on.shape[1], bool), longest=2)
+        sounding &= ~_span(generator, np.ones(on.shape[1], bool), longest=2)
     if rows and not (sounding & on).any():
         row = int(generator.choice(rows))
-        sounding[row] |= _stretch(generator, on[row], longest=on.shape[1])
+        sounding[row] |= _span(generator, on[row], longest=on.shape[1])
     return sounding
 
 
-def _stretch(generator: np.random.Generator, allowed: np.ndarray, longest: int) -> np.ndarray:
+def _span(generator: np.random.Generator, allowed: np.ndarray, longest: int) -> np.ndarray:
     """Some neighbouring seconds out of the allowed ones (at least one is), bool [seconds]."""
     inside = int(generator.choice(np.flatnonzero(allowed)))
     length = int(generator.integers(1, longest + 1))

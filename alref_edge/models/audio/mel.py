@@ -26,7 +26,7 @@ def checked_wave(wave: np.ndarray) -> np.ndarray:
 
 
 def frames(wave: np.ndarray, length: int, shift: int) -> np.ndarray:
-    """A view `[frames, length]` of the stretches that lie wholly inside the waveform, one every `shift` samples."""
+    """A view `[frames, length]` of the frames that lie wholly inside the waveform, one every `shift` samples."""
     if len(wave) < length:
         return np.empty((0, length), wave.dtype)
     return np.lib.stride_tricks.sliding_window_view(wave, length)[::shift]

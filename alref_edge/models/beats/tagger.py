@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from alref_edge.errors import BundleError, CapacityError, InputError
 from alref_edge.models.audio import kaldi_fbank
 from alref_edge.models.audio.mel import checked_wave
 from alref_edge.runtime import Session, SessionOptions, Signature, open_session
+from alref_edge.types import Tag
 
 RATE = 16_000
 LONGEST_S = 60.0
@@ -25,21 +25,6 @@ LONGEST_S = 60.0
 _LabelName = Annotated[str, msgspec.Meta(pattern=r"\S")]
 _FULL_SCALE = 2.0**15  # the filter banks are those of 16-bit samples
 _EXPORT_AGAIN = "export the component again with `python -m export beats`."
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A label that is heard.
-
-    Attributes:
-        id: of the label, in AudioSet's ontology such as "/m/0bt9lr".
-        name: for people, such as "Dog".
-        probability: 0 to 1; labels do not exclude each other.
-    """
-
-    id: str
-    name: str
-    probability: float
 
 
 class Beats:

@@ -1,4 +1,4 @@
-"""What the tracker gives back, frame by frame, and what it counts."""
+"""What the tracker gives back, frame by frame."""
 
 from __future__ import annotations
 
@@ -47,27 +47,3 @@ class FrameResult:
         for row in range(len(masks)):
             masks[row] = self.mask_hw(row)
         return masks
-
-
-@dataclass
-class TrackingCounters:
-    """What a video cost.
-
-    Attributes:
-        encoded_prompts: image encodings for prompts.
-        encoded_forward: image encodings of forward sweeps.
-        encoded_backward: image encodings of backward sweeps.
-        track_calls: calls of the track graph.
-        objects_tracked: objects summed over those calls.
-    """
-
-    encoded_prompts: int = 0
-    encoded_forward: int = 0
-    encoded_backward: int = 0
-    track_calls: int = 0
-    objects_tracked: int = 0
-
-    @property
-    def encoded(self) -> int:
-        """Image encodings in all."""
-        return self.encoded_prompts + self.encoded_forward + self.encoded_backward

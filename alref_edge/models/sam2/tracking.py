@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from alref_edge.errors import InputError
+from alref_edge.models.protocols import TrackingCounters
 from alref_edge.models.sam2 import policy, transforms
 from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
 from alref_edge.models.sam2.holes import fill_holes
 from alref_edge.models.sam2.memory import MemoryBank, ObjectMemory, Prompted, Remembered
 from alref_edge.models.sam2.policy import MemoryPlan
-from alref_edge.models.sam2.results import FrameResult, TrackingCounters
+from alref_edge.models.sam2.results import FrameResult
 from alref_edge.runtime import Buffer
 
 FeatureLookup = Callable[[int], "FrameFeatures | None"]
@@ -183,7 +184,7 @@ class TrackingState:
         begins, kept = self._begins(starts, reverse), tuple(keep)
         for object_id, begin in begins.items():
             self._objects[object_id].anchors = (begin, *kept)
-        return self._sweep(frames, begins, reverse, features or (lambda _: None))
+        return self._propagate(frames, begins, reverse, features or (lambda _: None))
 
     def close(self) -> None:
         """Forget the video and give back the device's memory."""
@@ -268,7 +269,7 @@ class TrackingState:
         pixels = transforms.video_pixels(image_hw3_u8, config.image_size, config.pixel_mean, config.pixel_std)
         return self._graphs.encode(pixels, into)
 
-    # Sweeps
+    # Propagation
 
     def _begins(self, starts: Mapping[Hashable, int] | None, reverse: bool) -> dict[Hashable, int]:
         """First frame of each object that takes part."""
@@ -295,7 +296,7 @@ class TrackingState:
                     )
         return {key: starts[key] for key in self._objects if key in starts and not (reverse and starts[key] == 0)}
 
-    def _sweep(
+    def _propagate(
         self,
         frames: Iterable[tuple[int, np.ndarray]],
         begins: Mapping[Hashable, int],
@@ -337,7 +338,7 @@ class TrackingState:
             )
             groups[plan.lengths].append((key, plan))
         if groups:
-            encoded = features(frame) or self._encode_swept(image, reverse)
+            encoded = features(frame) or self._encode_tracked(image, reverse)
             for members in groups.values():
                 size = self._options.max_batch or len(members)
                 for first in range(0, len(members), size):
@@ -349,7 +350,7 @@ class TrackingState:
                 self._bank.release(row)
         return self._result(frame, {key: masks[key] for key in active})
 
-    def _encode_swept(self, image: np.ndarray, reverse: bool) -> FrameFeatures:
+    def _encode_tracked(self, image: np.ndarray, reverse: bool) -> FrameFeatures:
         self._room = self._room or self._graphs.new_features()
         if reverse:
             self.counters.encoded_backward += 1

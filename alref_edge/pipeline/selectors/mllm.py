@@ -17,9 +17,8 @@ from weakref import WeakKeyDictionary
 from alref_edge.errors import MllmError
 from alref_edge.mllm.questions import Question, Questioner
 from alref_edge.mllm.strips import BoxMarks
-from alref_edge.pipeline.lbru import Ground as GroundSound
-from alref_edge.pipeline.lbru import GroundingSoundSelector, SoundingCategory, SoundWindow
-from alref_edge.pipeline.pivots import Decision, Ground, GroundingSelector, Segment
+from alref_edge.pipeline.selectors.base import Decision, Ground, GroundSound, Segment, SoundingCategory, SoundWindow
+from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections
 
@@ -169,7 +168,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         Raises:
             MllmError: the server cannot be reached, or refuses to serve.
         """
-        heard = list(dict.fromkeys(tag.name for tag in window.listen()))
+        heard = list(dict.fromkeys(tag.name for tag in window.tag_sounds()))
         if not heard:
             return []
         strip = self._questioner.in_rows([window.images[frame] for frame in window.frames])
@@ -197,7 +196,7 @@ class MllmSoundSelector(_Asking[GroundingSoundSelector]):
         window.count("by_grounding", 1)
         return self._otherwise.box(window, category, found)
 
-    def segments(self, window: SoundWindow) -> None:
+    def audio_segments(self, window: SoundWindow) -> None:
         """Nothing is known beforehand."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from alref_edge.errors import InputError, quoted
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
-from alref_edge.pipeline.pivots import Decision, Ground, Segment
+from alref_edge.pipeline.selectors.base import Decision, Ground, Segment
 from alref_edge.types import Detections, Pivot
 
 SCHEMA = "alref-edge.pivots/1"

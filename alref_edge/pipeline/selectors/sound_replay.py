@@ -22,8 +22,8 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino.detector import boxes_to_pixels
-from alref_edge.pipeline.audio_segments import AudioSegment, read_segments
-from alref_edge.pipeline.lbru import Ground, SoundingCategory, SoundWindow
+from alref_edge.pipeline.audio_segments import AudioSegment, read_audio_segments
+from alref_edge.pipeline.selectors.base import GroundSound, SoundingCategory, SoundWindow
 from alref_edge.pipeline.selectors.replay import GROUNDED, RECORDED
 from alref_edge.pipeline.settings import AVSBENCH, AvsSettings
 from alref_edge.types import Detections
@@ -251,7 +251,7 @@ class ReplaySoundSelector:
         facts = {"boxes": RECORDED if answers.shown.get(clip) else GROUNDED}
         if segments is None:
             return cls(answers, clip, facts=facts)
-        recorded = read_segments(segments)
+        recorded = read_audio_segments(segments)
         if clip not in recorded:
             raise InputError(
                 f"The file of segments {segments} does not have the clip {clip!r}.",
@@ -261,7 +261,7 @@ class ReplaySoundSelector:
             )
         return cls(answers, clip, recorded[clip], facts=facts)
 
-    def categories(self, window: SoundWindow, ground: Ground) -> tuple[SoundingCategory, ...]:
+    def categories(self, window: SoundWindow, ground: GroundSound) -> tuple[SoundingCategory, ...]:
         """See `SoundSelector.categories`.
 
         Raises:
@@ -299,8 +299,8 @@ class ReplaySoundSelector:
         choice = self.answers.box(self.clip, category.name, len(found))
         return 0 if choice is None else choice.index
 
-    def segments(self, window: SoundWindow) -> tuple[AudioSegment, ...] | None:
-        """See `SoundSelector.segments`."""
+    def audio_segments(self, window: SoundWindow) -> tuple[AudioSegment, ...] | None:
+        """See `SoundSelector.audio_segments`."""
         return self.recorded
 
 

@@ -134,7 +134,7 @@ def test_a_wrong_key_is_said_to_be_wrong(server: MllmServer, questions: Callable
     with MllmClient(Endpoint(server.endpoint.url, "wrong", server.endpoint.model)) as client:
         with pytest.raises(MllmError, match="key"):
             client.ask(questions(1)[0])
-        assert client.counters.retries == 0
+        assert client.stats.retries == 0
     with connected(server, "wrong") as bare:
         assert bare.get("/v1/models").status_code == 401
 
@@ -163,14 +163,14 @@ def test_answers_about_images_keep_to_the_schema(server: MllmServer) -> None:
         again = client.ask(shortened(asked[0]))
         assert again.text == replies[0].text  # greedy
         assert not again.cached
-        assert client.counters.requests == 5
+        assert client.stats.requests == 5
 
 
 def test_32_in_flight_are_all_answered(server: MllmServer, questions: Callable[..., list[Question[Any]]]) -> None:
     with MllmClient(server.endpoint, settings=ClientSettings(in_flight=32)) as client:
         replies = [future.result() for future in ask_all(client, questions(32))]
         assert all(reply.usable and reply.answer in range(1, 6) for reply in replies)
-        assert (client.counters.requests, client.counters.retries) == (32, 0)
+        assert (client.stats.requests, client.stats.retries) == (32, 0)
 
 
 def test_killed_and_started_again_the_run_goes_on(
@@ -190,10 +190,10 @@ def test_killed_and_started_again_the_run_goes_on(
         replies = [future.result() for future in futures]
         assert before < 24
         assert all(reply.usable and reply.answer in range(1, 6) for reply in replies)
-        assert client.counters.retries > 0
-        asked = client.counters.requests
+        assert client.stats.retries > 0
+        asked = client.stats.requests
         assert all(client.ask(question).cached for question in questions(24, "cat"))
-        assert client.counters.requests == asked
+        assert client.stats.requests == asked
 
 
 def test_killed_for_good_the_run_ends_and_keeps_its_answers(

@@ -23,8 +23,8 @@ from alref_edge.media import open_video
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
 from alref_edge.mllm.strips import BOX_COLOURS
 from alref_edge.pipeline import GroundingSelector, MllmSelector, MllmSoundSelector, RvosResult, RvosSettings
-from alref_edge.pipeline.pivots import Decision, pivot_of
 from alref_edge.pipeline.rvos import FELL_BACK
+from alref_edge.pipeline.selectors.base import Decision, pivot_of
 from alref_edge.types import clip_boxes
 from alref_edge.writing.result_folder import ResultFolder
 from tests.mllm.fake_server import KEY, Behaviour, FakeServer, Request, error, says
@@ -473,7 +473,7 @@ def test_what_sounds_and_where_is_as_answered(pipeline: Pipeline, sounding: tupl
         pipeline, sounding, lambda kind, _: [{"category": name, "frame": 2}] if kind == "objects" else 2
     )
     (one,) = found
-    (heard,) = found.heard
+    (heard,) = found.windows
     assert (one.name, heard.objects[0].frame) == (name, 15)  # the last frame of the second second
     boxes = heard.objects[0].considered
     assert len(boxes) >= 2
@@ -506,7 +506,7 @@ def test_without_a_choice_nothing_sounds_or_grounding_decides(
         np.testing.assert_array_equal(one.pivots[0].box_xyxy, other.pivots[0].box_xyxy)
     choose = {"objects": [{"category": name, "frame": 2}]}
     first, _ = sounds(pipeline, sounding, lambda kind, _: choose.get(kind))
-    found = first.heard[0].objects[0].considered
+    found = first.windows[0].objects[0].considered
     np.testing.assert_array_equal(first[0].pivots[0].box_xyxy, found.boxes_n4[0])
     best, _ = sounds(pipeline, sounding, lambda kind, _: choose.get(kind), mixed=True)
     expected = pivot_of(15, found, int(found.scores_n.argmax()))
@@ -533,7 +533,7 @@ def test_windows_are_asked_about_at_once(pipeline: Pipeline) -> None:
     with FakeServer(then=answering(lambda *_: [], delay_s=0.2)) as server, client_of(server) as client:
         found = pipeline.avs(SceneSource(made), wave, selector=MllmSoundSelector(client, QUESTIONER), settings=settings)
         assert server.most_at_once >= 2
-    assert [heard.start_s for heard in found.heard] == [0, 1, 2, 3]
+    assert [heard.start_s for heard in found.windows] == [0, 1, 2, 3]
 
 
 def test_a_selector_is_asked_about_real_files_too(pipeline: Pipeline, tmp_path: Path) -> None:

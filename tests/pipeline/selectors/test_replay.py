@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.pivots import Segment, pivot_of
+from alref_edge.pipeline.selectors.base import Segment, pivot_of
 from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.types import Detections, Pivot
 

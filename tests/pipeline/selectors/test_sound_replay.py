@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.lbru import SoundingCategory, SoundWindow
+from alref_edge.pipeline.selectors.base import SoundingCategory, SoundWindow
 from alref_edge.pipeline.selectors.sound_replay import (
     GROUNDING,
     STAGE_1,

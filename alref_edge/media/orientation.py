@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 
-class Turn(NamedTuple):
+class Orientation(NamedTuple):
     """A quarter turn and mirroring: transpose first, then reverse rows, then reverse columns."""
 
     transpose: bool = False
@@ -18,7 +18,7 @@ class Turn(NamedTuple):
     flip_columns: bool = False
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> Turn:
+    def of(cls, frame: VideoFrame) -> Orientation:
         """By the frame's display matrix (libavutil/display.h); odd angles are taken to the nearest quarter turn."""
         items: Any = frame.side_data
         for item in items:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class SoundOptions:
     """The options that make sense with --audio only; see their help texts."""
 
     selector_name: str

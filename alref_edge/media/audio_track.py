@@ -36,7 +36,7 @@ _CANCELLED = 10**1.2
 _NOTHING = 1e-12
 
 
-def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo | None:
+def probe_audio_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo | None:
     """`probe_audio`, once PyAV is wanted."""
     where = local_path(path, SOUND.noun)
     with _opened(where, limits) as container:
@@ -44,7 +44,7 @@ def probe_track(path: str | os.PathLike[str], limits: AudioLimits) -> AudioInfo 
         return None if stream is None else _info(container, stream, limits, where)
 
 
-def decode_track(
+def decode_audio_track(
     path: str | os.PathLike[str], limits: AudioLimits, rate: int, origin_s: float | None, resampler: str
 ) -> Audio:
     """`decode_audio`, once PyAV is wanted."""
@@ -76,7 +76,7 @@ def _decode(
             if other is not stream:
                 other.discard = Discard.all
         info = _info(container, stream, limits, where)
-        track = Track(container, stream, where, limits, origin_s, channel)
+        track = AudioTrack(container, stream, where, limits, origin_s, channel)
         for block in _resampled(_joined(track.blocks()), track, rate, resampler):
             samples += np.clip(block, -1, 1).tobytes()
         missing_s = _missing_s(container, stream, track)
@@ -85,7 +85,7 @@ def _decode(
     return Audio(wave, rate, track.start_s, info, warnings, track.lead_s), track.louder
 
 
-class Track:
+class AudioTrack:
     """An open track, read once from its start.
 
     Attributes:
@@ -205,7 +205,7 @@ class Track:
         return self._mixed(np.clip(samples_cn, -1, 1).astype(np.float32))
 
     def _mixed(self, samples_cn: np.ndarray) -> np.ndarray:
-        """The mean of the channels, or the one that is wanted alone; a stretch that lacks it has the mean."""
+        """The mean of the channels, or the one that is wanted alone; a block that lacks it has the mean."""
         mean_n = np.asarray(samples_cn.mean(axis=0))
         self._levels.add(samples_cn, mean_n)
         wanted = self._channel
@@ -308,7 +308,7 @@ def _info(container: InputContainer, stream: AudioStream, limits: AudioLimits, p
     return info
 
 
-def _missing_s(container: InputContainer, stream: AudioStream, track: Track) -> float:
+def _missing_s(container: InputContainer, stream: AudioStream, track: AudioTrack) -> float:
     """How much less sound was decoded than the headers promise of the track; 0 if not clearly less.
 
     Of a track that starts late a container may promise what lies before it too.
@@ -318,7 +318,7 @@ def _missing_s(container: InputContainer, stream: AudioStream, track: Track) -> 
     return missing_s if of_the_track and missing_s > max(1.0, 0.1 * promised_s) else 0.0
 
 
-def _notes(info: AudioInfo, track: Track, missing_s: float, path: Path) -> Iterator[str]:
+def _notes(info: AudioInfo, track: AudioTrack, missing_s: float, path: Path) -> Iterator[str]:
     if info.tracks > 1:
         yield f"{path.name} has {info.tracks} audio tracks; the one that FFmpeg calls the best is read"
     if missing_s:
@@ -345,7 +345,7 @@ def _joined(blocks: Iterable[np.ndarray], least: int = 1 << 15) -> Iterator[np.n
         yield np.concatenate(waiting)
 
 
-def _resampled(blocks: Iterable[np.ndarray], track: Track, rate: int, resampler: str) -> Iterator[np.ndarray]:
+def _resampled(blocks: Iterable[np.ndarray], track: AudioTrack, rate: int, resampler: str) -> Iterator[np.ndarray]:
     """The blocks at another rate; those that have it already stay as they are."""
     made = None
     for block in blocks:
