@@ -236,7 +236,7 @@ def test_two_pivots_on_one_frame_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_a_file_that_is_read(tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parent.parent.parent.parent / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```json\n(\{\"schema\": \"alref-edge.pivots/1\".*?)```", readme, re.DOTALL)
     (tmp_path / "pivots.json").write_text(shown, encoding="utf-8")
     selector = ReplaySelector.from_file(tmp_path / "pivots.json")
