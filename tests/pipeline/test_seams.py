@@ -113,7 +113,7 @@ class TruthSegmenter(Truth):
     def image_segmenter(self) -> TruthSegmenter:
         return TruthSegmenter(self.scene)
 
-    def video_tracker(self, *, fill_hole_area: int, max_pivots_in_attention: int | None) -> TruthSegmenter:
+    def video_tracker(self, tracking: TrackingOptions) -> TruthSegmenter:
         return self
 
     def start(self, num_frames: int, height: int, width: int) -> TruthVideo:
