@@ -63,7 +63,7 @@ def compare(graphs: Sam2Graphs, official: Any, folder: Path, masks: Path, work: 
 
 
 def test_sixty_frames_and_three_objects(
-    sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
+    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
 ) -> None:
     compare(sam2_graphs, official_video, frames60, masks, job(*both(20), frames=(5, 12, 20)))
 
@@ -99,7 +99,7 @@ def test_a_limit_on_pivots(sam2_graphs: Sam2Graphs, official_video: Any, frames1
 
 
 def test_a_later_sweep_from_elsewhere(
-    sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
+    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
 ) -> None:
     sweeps = ({"reverse": False, "start": 5, "keep": [30]}, {"reverse": True, "start": 30})
     work = job(*sweeps, frames=(5, 5, 5))
