@@ -17,7 +17,7 @@ from alref_edge.cli import app
 from alref_edge.cli.console import _log_shown
 from alref_edge.errors import ProviderError
 from alref_edge.pipeline import Pipeline
-from alref_edge.pipeline.measure import Watch
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.runtime import open_session
 from alref_edge.runtime.device import Placement, resolve
 from alref_edge.runtime.ort import probe
@@ -65,11 +65,11 @@ def test_a_device_that_does_not_work_is_logged_with_its_reason(caplog: pytest.Lo
 
 
 def test_stages_begin_and_end_once_a_round(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch()
+    stats = RunStats()
     for _ in range(2):
         for done in range(1, 4):
-            watch.report("forward", done, 3)
-            watch.report("ground", done, 9)
+            stats.report("forward", done, 3)
+            stats.report("ground", done, 9)
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         "the stage forward begins: 1 of 3",
