@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any
 
 from alref_edge import offline as offline  # switches ONNX Runtime's telemetry off
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "AlrefError": "alref_edge.errors",

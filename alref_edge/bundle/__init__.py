@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from alref_edge.bundle.verify import verify
 from alref_edge.errors import BundleError, InputError
 
 __all__ = ["Bundle", "Component", "default_bundle", "shipped"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class Bundle:
         Raises:
             BundleError: the folder or manifest is missing or malformed, or a file is not as it was listed.
         """
+        began = time.perf_counter()
         root = default_bundle() if path is None else Path(path)
         if not root.is_dir():
             raise BundleError(
@@ -159,7 +164,10 @@ class Bundle:
             raise BundleError("The manifest is not UTF-8 text.", got=str(error), mend=EXPORT_AGAIN) from error
         except OSError as error:
             raise BundleError(f"The bundle at {root} cannot be read.", got=str(error), mend=EXPORT_AGAIN) from error
-        return cls(root, manifest, hashlib.sha256(raw).hexdigest(), files)
+        bundle = cls(root, manifest, hashlib.sha256(raw).hexdigest(), files)
+        ms = 1000 * (time.perf_counter() - began)
+        _log.info("verified the bundle %s, %d files, in %.0f ms: %s", manifest.name, len(files), ms, bundle.sha256)
+        return bundle
 
     @property
     def is_shipped(self) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
@@ -44,6 +45,9 @@ Precision = Annotated[str, typer.Option(help="Of the graphs: float32, or float16
 AllowFallback = Annotated[bool, typer.Option("--allow-fallback", help="Take the CPU where the device does not work.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads for one operator; 0: the backend's choice.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notices; warnings and errors all the same.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Also say what is loaded, on which device, and when stages begin and end.")
+]
 Clean = Annotated[bool, typer.Option("--clean", help="Remove what killed runs left beside the output.")]
 
 _UNPRINTED = 9
@@ -74,14 +78,17 @@ _AS_OPTION = {
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake ends in one line and its exit code, an interruption in 130; `--debug` lets both through."""
+    """A user's mistake ends in one line and its exit code, an interruption in 130; `--debug` lets both through.
+
+    With `--verbose` the log of the package goes to stderr.
+    """
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         from alref_edge.files import unwound_by_signals
 
         try:
-            with unwound_by_signals():
+            with unwound_by_signals(), _log_shown() if kwargs.get("verbose") else nullcontext():
                 return command(*args, **kwargs)
         except AlrefError as error:
             if kwargs.get("debug"):
@@ -93,6 +100,29 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(130) from error
 
     return run
+
+
+class _LogLines(logging.Handler):
+    """Each record as a line for a person."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging`."""
+        say(self.format(record))
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Inside, what the package logs, but for details, is shown on stderr."""
+    log, lines = logging.getLogger("alref_edge"), _LogLines(logging.INFO)
+    lines.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    before = log.level
+    log.addHandler(lines)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(before)
 
 
 def in_options(error: AlrefError) -> str:

@@ -20,6 +20,7 @@ from alref_edge.cli.console import (
     Precision,
     Quiet,
     Threads,
+    Verbose,
     announce,
     echo,
     guarded,
@@ -94,6 +95,7 @@ def synthetic(
     json: Scores = None,
     clean: Clean = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     debug: Debug = False,
@@ -108,19 +110,19 @@ def synthetic(
     from alref_edge.pipeline import GroundingSelector
 
     reasoning = Reasoning(
-        endpoint,
-        allow_remote,
-        llm,
-        templates,
-        llm_pixels,
-        in_flight,
-        llm_timeout,
-        llm_max_tokens,
-        llm_thinking,
-        allow_unusable,
-        answer_cache,
-        no_answer_cache,
-        transcript,
+        endpoint=endpoint,
+        allow_remote=allow_remote,
+        llm=llm,
+        templates=templates,
+        llm_pixels=llm_pixels,
+        in_flight=in_flight,
+        llm_timeout=llm_timeout,
+        llm_max_tokens=llm_max_tokens,
+        llm_thinking=llm_thinking,
+        allow_unusable=allow_unusable,
+        answer_cache=answer_cache,
+        no_answer_cache=no_answer_cache,
+        transcript=transcript,
     )
     names = list(dict.fromkeys(selector or ["grounding"]))
     if wrong := [name for name in names if name not in ("grounding", *LLM_SELECTORS)]:
@@ -138,9 +140,15 @@ def synthetic(
                 pipeline, detector, chosen, selectors, every=every, size=size, frames=frames, progress=progress
             )
 
-        _Engine(bundle, device, precision, allow_fallback, threads, clean, quiet).report(
-            measure, "grounding_dino", GroundingDino, seed_range(seeds), f"{frames} frames, {size}x{size}", json
-        )
+        _Engine(
+            bundle=bundle,
+            device=device,
+            precision=precision,
+            allow_fallback=allow_fallback,
+            threads=threads,
+            clean=clean,
+            quiet=quiet,
+        ).report(measure, "grounding_dino", GroundingDino, seed_range(seeds), f"{frames} frames, {size}x{size}", json)
 
 
 @_eval.command(epilog=EPILOG)
@@ -155,6 +163,7 @@ def sound(
     json: Scores = None,
     clean: Clean = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     debug: Debug = False,
@@ -170,12 +179,18 @@ def sound(
     def measure(pipeline: Pipeline, language: Any, chosen: range, progress: ProgressCallback | None) -> SoundEvaluation:
         return evaluate_sound(pipeline, language, chosen, size=size, frames=frames, progress=progress)
 
-    _Engine(bundle, device, precision, allow_fallback, threads, clean, quiet).report(
-        measure, "languagebind", LanguageBind, seed_range(seeds), f"{frames} frames, {size}x{size}", json
-    )
+    _Engine(
+        bundle=bundle,
+        device=device,
+        precision=precision,
+        allow_fallback=allow_fallback,
+        threads=threads,
+        clean=clean,
+        quiet=quiet,
+    ).report(measure, "languagebind", LanguageBind, seed_range(seeds), f"{frames} frames, {size}x{size}", json)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Engine:
     """What is measured, and where it runs."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import AsJson, Debug, echo, guarded, print_json, say
+from alref_edge.cli.console import AsJson, Debug, Verbose, echo, guarded, print_json, say
 from alref_edge.errors import MllmError
 
 _mllm = typer.Typer(help="The local multimodal LLM, which vLLM serves.", no_args_is_help=True, rich_markup_mode=None)
@@ -59,6 +59,7 @@ def serve(
     start_timeout: Annotated[float, typer.Option(help="Seconds until it must have answered.")] = 900.0,
     log: Annotated[Path | None, typer.Option(help="File for vLLM's output; in the user's folder if left out.")] = None,
     as_json: AsJson = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Serve a multimodal LLM on this machine until interrupted; `alref-edge run ... --selector mllm` finds it."""

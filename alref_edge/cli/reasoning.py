@@ -73,7 +73,7 @@ TranscriptFolder: TypeAlias = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reasoning:
     """The options that make sense with an LLM only; see their help texts."""
 

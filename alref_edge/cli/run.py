@@ -23,6 +23,7 @@ from alref_edge.cli.console import (
     Precision,
     Quiet,
     Threads,
+    Verbose,
     announce,
     echo,
     guarded,
@@ -142,6 +143,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result.")] = False,
     clean: Clean = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     allow_fallback: AllowFallback = False,
     threads: Threads = 0,
     fill_holes: Annotated[
@@ -166,15 +168,15 @@ def run(
 
     sentences = read_sentences(text or [], text_file)
     sound_options = SoundOptions(
-        selector,
-        semantic,
-        categories,
-        silence_gate,
-        setting,
-        answers,
-        clip if record is None or answers else None,
-        segments,
-        ground_anew,
+        selector_name=selector,
+        semantic=semantic,
+        categories=categories,
+        silence_gate=silence_gate,
+        setting=setting,
+        answers=answers,
+        clip=clip if record is None or answers else None,
+        segments=segments,
+        ground_anew=ground_anew,
     )
     if ground_anew and selector != "replay":
         raise InputError("--ground-anew is an option of --selector replay.", mend="leave it out.")
@@ -194,20 +196,20 @@ def run(
         open_record(record, name)
     caps = {"bytes": limit_bytes, "pixels": limit_pixels, "frames": limit_frames, "duration_s": limit_seconds}
     reasoning = Reasoning(
-        endpoint,
-        allow_remote,
-        llm,
-        templates,
-        llm_pixels,
-        in_flight,
-        llm_timeout,
-        llm_max_tokens,
-        llm_thinking,
-        allow_unusable,
-        answer_cache,
-        no_answer_cache,
-        transcript,
-        ask_short,
+        endpoint=endpoint,
+        allow_remote=allow_remote,
+        llm=llm,
+        templates=templates,
+        llm_pixels=llm_pixels,
+        in_flight=in_flight,
+        llm_timeout=llm_timeout,
+        llm_max_tokens=llm_max_tokens,
+        llm_thinking=llm_thinking,
+        allow_unusable=allow_unusable,
+        answer_cache=answer_cache,
+        no_answer_cache=no_answer_cache,
+        transcript=transcript,
+        ask_short=ask_short,
     )
     if selector not in _SELECTORS:
         raise InputError(

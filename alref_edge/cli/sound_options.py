@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alref_edge.pipeline import AvsSettings, Pipeline, ReplaySoundSelector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SoundOptions:
     """The options that make sense with --audio only; see their help texts."""
 

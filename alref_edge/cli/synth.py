@@ -13,6 +13,7 @@ from alref_edge.cli.console import (
     Clean,
     Debug,
     Quiet,
+    Verbose,
     echo,
     guarded,
     look_for_leftovers,
@@ -46,6 +47,7 @@ def synth(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset of this command.")] = False,
     clean: Clean = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Write generated scenes, with sound, masks and sentences, in the layout of a public dataset."""

@@ -4,10 +4,11 @@ PyAV, Pillow and pycocotools are loaded when first used, not when this package i
 """
 
 from alref_edge.media.audio import decode_audio, probe_audio
+from alref_edge.media.drawing import draw_overlay
 from alref_edge.media.limits import Limits
 from alref_edge.media.masks import decode_rle, encode_rle, write_indexed_png, write_mask_png
 from alref_edge.media.open_video import open_video
-from alref_edge.media.overlay import OverlayWriter, draw_overlay
+from alref_edge.media.overlay import OverlayWriter
 from alref_edge.media.palette import DAVIS_PALETTE, object_colour
 from alref_edge.media.source import VideoInfo, VideoSource
 from alref_edge.media.waveform import Audio, AudioInfo, AudioLimits

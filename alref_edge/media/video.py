@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+_log = logging.getLogger(__name__)
 
 _REPAIR = "ffmpeg -i IN -c:v libx264 OUT.mp4"
 VIDEO = Medium("a video", "MP4, MOV, Matroska, WebM, AVI, MPEG or the like", _REPAIR)
@@ -108,6 +111,9 @@ class VideoFile(VideoSource):
         if self._count == 1 or not 0 < rate < _MAX_RATE:
             rate = 25.0
         info = VideoInfo(self._count, width, height, rate, duration_s, "video", self._codec, self._orientation.degrees)
+        listed = "an unknown number of" if self._count is None else self._count
+        _log.info("a video of %s frames, %dx%d, is decoded by FFmpeg's %s", listed, width, height, self._codec)
+        _log.debug("the video is %s", path)
         noted = self.warnings
         super().__init__(path, info, limits)
         self.warnings += noted

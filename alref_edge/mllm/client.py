@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -28,6 +29,8 @@ __all__ = ["ClientSettings", "ClientStats", "MllmClient", "Reply"]
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _PROBING_S = 2.0
 
@@ -316,6 +319,7 @@ class MllmClient:
                     manners += [each for each in manner.others(again) if each not in manners]
                     continue
                 self._manner = manner
+                _log.info("the LLM's server is asked in another manner from now on: %s", manner)
                 self._tell(f"the LLM's server refused a request, and is asked with less: {refused.said}")
                 return received
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import ssl
 import time
@@ -22,6 +23,8 @@ from alref_edge.mllm.serving.peer import AsyncTransport
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which the same request may succeed later."""
+
+_log = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
 _KEEPALIVE_S = 3.0  # less than the 5 s after which servers commonly close an idle connection
@@ -210,7 +213,9 @@ class Transport:
                     body = None if make is None else json.dumps(make()).encode("ascii")
                     sent = self._once(method, path, body)
                     value = await asyncio.wait_for(sent, timeout_s)
-                    return Received(value, retries, time.monotonic() - began)
+                    seconds = time.monotonic() - began
+                    _log.info("%s %s was answered in %.2f s, sent %d times", method, path, seconds, retries + 1)
+                    return Received(value, retries, seconds)
                 except (TimeoutError, asyncio.TimeoutError):
                     trouble = _PassingError(f"no answer within {timeout_s:g} s")
                 except httpx.TransportError as error:
@@ -230,8 +235,10 @@ class Transport:
                     mend=f"see whether it runs ({SERVE}), and run again: answers in a cache are not asked for twice.",
                 ) from trouble
             self._tell(f"a request to the LLM's server at {self._endpoint.url} failed and is sent again: {trouble}")
-            await asyncio.sleep(wait_s)
             retries += 1
+            _log.info("%s %s failed and is sent again in %.1f s, as number %d", method, path, wait_s, retries + 1)
+            _log.debug("it failed with: %s", trouble)  # what the server says may quote the question
+            await asyncio.sleep(wait_s)
 
     def _tell(self, text: str) -> None:
         now = time.monotonic()
@@ -253,6 +260,8 @@ class Transport:
                 if len(received) > self._settings.max_bytes:
                     break
         status, said = response.status_code, "" if response.status_code == 200 else self._message(received)
+        if status != 200:
+            _log.info("the LLM's server answers %s with status %d", path, status)
         if status in RETRIED and not (status == 500 and any(word in said for word in _UNKNOWN)):
             raise _PassingError(f"status {status}: {said}", _retry_after_s(response.headers.get("retry-after", "")))
         if status != 200:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from alref_edge.errors import InputError
 from alref_edge.types import Detections, Tag
 
 
@@ -71,6 +72,37 @@ class ImageSegmenter(Protocol):
             Masks bool `[N, H, W]`, and what the pipeline does not look at: quality float32 `[N]`, and logits.
         """
         ...
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """How objects are tracked.
+
+    Attributes:
+        fill_hole_area: background holes of up to so many low-resolution pixels are filled in masks; 0 fills none
+            (officially 8 where its CUDA extension is built, else none).
+        max_pivots_in_attention: prompted frames, closest in time, that memory attention sees, at least 2; None: all,
+            as officially.
+
+    Raises:
+        InputError: an option is no whole number, or out of range.
+    """
+
+    fill_hole_area: int = 0
+    max_pivots_in_attention: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check("fill_hole_area", 0, 1_000_000, int)
+        if self.max_pivots_in_attention is not None:
+            self._check("max_pivots_in_attention", 2, 1_000_000, int)
+
+    def _check(self, name: str, low: float, high: float, kind: type | tuple[type, ...]) -> None:
+        value = getattr(self, name)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or not low <= value <= high:
+            raise InputError(
+                f"The setting {name} is out of range.", expected=f"{low} to {high}", got=value, mend="change it."
+            )
 
 
 @dataclass
@@ -173,8 +205,8 @@ class Segmenter(Network, Protocol):
         """One for images; cheap to make."""
         ...
 
-    def video_tracker(self, *, fill_hole_area: int, max_pivots_in_attention: int | None) -> VideoTracker:
-        """One for videos; cheap to make. See `TrackingSettings` for the options."""
+    def video_tracker(self, tracking: TrackingOptions) -> VideoTracker:
+        """One for videos; cheap to make."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 Item = TypeVar("Item")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class RunStats:
     elapsed_s: float = 0.0
     progress: ProgressCallback | None = None
     _own: _Stages = field(default_factory=lambda: _Stages())
+    _under_way: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -132,7 +136,14 @@ class RunStats:
             self.events[event] += times
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Tell whoever watches."""
+        """Tell whoever watches; the log has where a stage begins and ends."""
+        with self._lock:
+            begins = stage not in self._under_way
+            (self._under_way.discard if done >= total else self._under_way.add)(stage)
+        if begins:
+            _log.info("the stage %s begins: %d of %d", stage, done, total)
+        if done >= total:
+            _log.info("the stage %s ends: %d of %d", stage, done, total)
         if self.progress is not None:
             self.progress(Progress(stage, done, total))
 

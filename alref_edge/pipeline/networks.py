@@ -20,6 +20,7 @@ from alref_edge.models.protocols import (
     SoundEmbedder,
     SoundTagger,
     SoundTextMatcher,
+    TrackingOptions,
     VideoTracker,
 )
 from alref_edge.models.sam2 import Sam2
@@ -104,11 +105,9 @@ class Networks:
         """Masks for boxes; cheap to make, on the graphs that the tracker uses too."""
         return self._only(SEGMENTERS).image_segmenter()
 
-    def tracker(self, *, fill_hole_area: int = 0, max_pivots_in_attention: int | None = None) -> VideoTracker:
+    def tracker(self, tracking: TrackingOptions) -> VideoTracker:
         """Masks through time; cheap to make, on the same graphs."""
-        return self._only(SEGMENTERS).video_tracker(
-            fill_hole_area=fill_hole_area, max_pivots_in_attention=max_pivots_in_attention
-        )
+        return self._only(SEGMENTERS).video_tracker(tracking)
 
     def _only(self, kinds: Mapping[str, Callable[..., AnyNetwork]]) -> AnyNetwork:
         """The network that plays a part which one component alone has: the first one of a kind that can."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from alref_edge.errors import InputError
 from alref_edge.models.languagebind.labels import MAX_LABELS, SYNONYMS
+from alref_edge.models.protocols import TrackingOptions
 from alref_edge.pipeline.audio_segments import FRAME_S, AudioSegmentSettings
 
 AnySettings = TypeVar("AnySettings", bound="TrackingSettings")
@@ -17,29 +18,8 @@ _MOST_CATEGORIES = 255
 
 
 @dataclass(frozen=True)
-class TrackingSettings:
-    """Settings of whatever tracks objects.
-
-    Attributes:
-        fill_hole_area: background holes of up to so many low-resolution pixels are filled in masks; 0: none.
-        max_pivots_in_attention: pivots, closest in time, that memory attention sees, at least 2; None: all.
-    """
-
-    fill_hole_area: int = 0
-    max_pivots_in_attention: int | None = None
-
-    def __post_init__(self) -> None:
-        self._check("fill_hole_area", 0, 1_000_000, int)
-        if self.max_pivots_in_attention is not None:
-            self._check("max_pivots_in_attention", 2, 1_000_000, int)
-
-    def _check(self, name: str, low: float, high: float, kind: type | tuple[type, ...]) -> None:
-        value = getattr(self, name)
-        fits = isinstance(value, kind) and not isinstance(value, bool)
-        if not fits or not low <= value <= high:
-            raise InputError(
-                f"The setting {name} is out of range.", expected=f"{low} to {high}", got=value, mend="change it."
-            )
+class TrackingSettings(TrackingOptions):
+    """Settings of whatever tracks objects: the tracker's options and more."""
 
     def _check_switch(self, name: str) -> None:
         value = getattr(self, name)

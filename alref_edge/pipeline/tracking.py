@@ -53,9 +53,8 @@ class ObjectTracking:
         self._encoded: dict[int, int] = {}
         with stats.stage("load"):
             self._networks = networks
-            self._state = networks.tracker(
-                fill_hole_area=settings.fill_hole_area, max_pivots_in_attention=settings.max_pivots_in_attention
-            ).start(len(self._frames), source.info.height, source.info.width)
+            tracker = networks.tracker(settings)
+            self._state = tracker.start(len(self._frames), source.info.height, source.info.width)
 
     def prompt(self, frame: int, image_hw3_u8: np.ndarray, boxes: Mapping[int, np.ndarray]) -> None:
         """Turn pivot boxes of one frame into masks, and give the masks to the tracker as prompts.

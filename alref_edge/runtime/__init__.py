@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 from alref_edge.bundle.files import GraphFile
@@ -11,6 +13,8 @@ from alref_edge.runtime.device import backend, resolve
 from alref_edge.runtime.session import Session, SessionOptions, Signature, TensorSpec
 
 __all__ = ["Buffer", "Session", "SessionOptions", "Signature", "TensorSpec", "open_session"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_session(
@@ -40,4 +44,8 @@ def open_session(
         graph = GraphFile.at(path)
     options = options or SessionOptions()
     placement = resolve(device, allow_fallback=options.allow_fallback)
-    return backend(placement.kind).open_session(graph, placement, options, signature)
+    began = time.perf_counter()
+    session = backend(placement.kind).open_session(graph, placement, options, signature)
+    ms = 1000 * (time.perf_counter() - began)
+    _log.info("loaded %s on %s, by %s, in %.0f ms", graph.file.name, session.device, session.provider, ms)
+    return session

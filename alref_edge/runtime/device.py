@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,6 +16,7 @@ BACKENDS = {"cpu": "alref_edge.runtime.ort", "cuda": "alref_edge.runtime.ort"}
 """Module of the `Backend` by kind of device; device N of a kind is "kind:N", the first of them "kind" too."""
 
 _AUTO = ("cuda", "cpu")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def resolve(device: str, *, allow_fallback: bool = False) -> Placement:
     """
     if device == "auto":
         found = (Placement(kind) for kind in _AUTO)
-        return next(each for each in found if each.kind == "cpu" or backend(each.kind).probe(each).works)
+        placement = next(each for each in found if each.kind == "cpu" or backend(each.kind).probe(each).works)
+        _log.debug("the device auto is %s", placement)
+        return placement
     match = re.fullmatch(r"(\w+?)(?::(\d+))?", device, re.ASCII)
     if match is None or match[1] not in BACKENDS or (match[1] == "cpu" and match[2]):
         others = [name for kind in BACKENDS if kind != "cpu" for name in (kind, f"{kind}:N")]
@@ -86,6 +90,7 @@ def resolve(device: str, *, allow_fallback: bool = False) -> Placement:
     if probed.works:
         return placement
     if allow_fallback:
+        _log.warning("%s does not work here, the CPU is taken", placement)
         return Placement("cpu")
     raise fell_back(probed.provider, probed.reason)
 

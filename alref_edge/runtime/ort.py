@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ from alref_edge.runtime.buffers import Buffer
 from alref_edge.runtime.device import Placement, Probe, fell_back
 from alref_edge.runtime.onnx_file import ExternalTensor, external_tensors
 from alref_edge.runtime.session import Feeds, SessionOptions, Signature, TensorSpec, check_tensors
+
+_log = logging.getLogger(__name__)
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -235,6 +238,12 @@ def machine_memory() -> int:
 @cache
 def probe(placement: Placement) -> Probe:
     """See `Backend.probe`."""
+    found = _probed(placement)
+    _log.info("%s on %s: %s", found.provider, placement, "works" if found.works else found.reason)
+    return found
+
+
+def _probed(placement: Placement) -> Probe:
     onnxruntime = load_onnxruntime()
     provider = PROVIDERS[placement.kind]
     if provider not in onnxruntime.get_available_providers():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import CapacityError, InputError, MediaError
-from alref_edge.media import OverlayWriter, draw_overlay, object_colour, open_video, overlay
+from alref_edge.media import OverlayWriter, draw_overlay, drawing, object_colour, open_video, overlay
 from tests.media.clips import frame_number, pattern
 
 GREY = np.full((120, 160, 3), 200, np.uint8)
@@ -269,7 +269,7 @@ def test_labels_in_other_scripts_are_told_of_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["große", "красный", "ἀρχή", "x" * 400, "红色红色红色红色红色红色红色"])
 def test_a_label_is_written_whole_in_height(text: str) -> None:
     """No letter touches the upper or lower edge of its patch, which has one colour there."""
-    patch = np.asarray(overlay._label(text, object_colour(0), 24, 300))
+    patch = np.asarray(drawing._label(text, object_colour(0), 24, 300))
     assert patch.shape[1] <= 300
     assert (patch != object_colour(0)).any()
     for edge in (patch[0], patch[-1]):

@@ -822,3 +822,14 @@ def test_importing_the_package_loads_neither_httpx_nor_pictures() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("words", ["Question 0?", "what the frame shows"])
+def test_retries_are_logged_without_what_was_asked_or_answered(words: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "alref_edge")
+    with FakeServer([error("503 Service Unavailable", f"busy with {words}")]) as server, client(server) as llm:
+        assert llm.ask(question()).answer is not None
+    assert "the LLM's server answers /chat/completions with status 503" in caplog.text
+    assert "failed and is sent again" in caplog.text
+    assert "was answered in " in caplog.text
+    assert words not in caplog.text

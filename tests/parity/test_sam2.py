@@ -25,6 +25,7 @@ from PIL import Image
 from alref_edge.bundle import Bundle, Component
 from alref_edge.bundle.verify import sha256_of
 from alref_edge.datasets.synthetic import make_scene
+from alref_edge.models.protocols import TrackingOptions
 from alref_edge.models.sam2 import Sam2Graphs, Sam2ImagePredictor, Sam2VideoTracker
 from tests.models.sam2.jobs import (
     Job,
@@ -297,7 +298,7 @@ def test_tracking_equals_the_official_predictor(
     )
     assert len(official["frames_0"]) == case.frames - case.start
     facts = assert_not_trivial(official, absent=case.absent, share_of=case.share_of)
-    tracker = Sam2VideoTracker(workplace.graphs_of(case.variant, case.fresh), fill_hole_area=case.fill_hole_area)
+    tracker = Sam2VideoTracker(workplace.graphs_of(case.variant, case.fresh), TrackingOptions(case.fill_hole_area))
     ours, _ = run_job(tracker, read_frames(frames), case.job(), workplace.folder)
     worst = assert_equal(official, ours, again, noisy=case.grain > 0)
     print(f"{name}: {worst} {facts}")

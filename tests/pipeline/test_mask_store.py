@@ -31,7 +31,9 @@ def test_masks_come_back_as_they_went(tmp_path: Path, size: tuple[int, int]) -> 
 
 def test_the_last_mask_put_counts_and_none_put_is_empty() -> None:
     with MaskStore(1, 2, 4, 4) as store:
+        assert not store.has(0, 0)
         store.put(0, 0, np.ones((4, 4), bool))
+        assert store.has(0, 0)
         store.put(0, 0, np.eye(4, dtype=bool))
         np.testing.assert_array_equal(store.get(0, 0), np.eye(4, dtype=bool))
         assert not store.has(0, 1)

@@ -14,7 +14,7 @@ from alref_edge.bundle import Bundle
 from alref_edge.datasets.synthetic import Scene, make_scene
 from alref_edge.errors import EngineError, InputError
 from alref_edge.evaluation import SceneSource
-from alref_edge.models.protocols import Network, TrackingCounters
+from alref_edge.models.protocols import Network, TrackingCounters, TrackingOptions
 from alref_edge.pipeline import Pipeline, RvosSettings
 from alref_edge.pipeline.networks import Networks
 from alref_edge.runtime import SessionOptions
@@ -113,7 +113,7 @@ class TruthSegmenter(Truth):
     def image_segmenter(self) -> TruthSegmenter:
         return TruthSegmenter(self.scene)
 
-    def video_tracker(self, *, fill_hole_area: int, max_pivots_in_attention: int | None) -> TruthSegmenter:
+    def video_tracker(self, tracking: TrackingOptions) -> TruthSegmenter:
         return self
 
     def start(self, num_frames: int, height: int, width: int) -> TruthVideo:

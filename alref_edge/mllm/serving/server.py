@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import secrets
@@ -37,6 +38,8 @@ from alref_edge.mllm.serving.model_folder import ModelFolder
 from alref_edge.mllm.serving.peer import Transport
 from alref_edge.mllm.serving.readiness import first_answer, is_up
 from alref_edge.mllm.serving.start_errors import explain, tail
+
+_log = logging.getLogger(__name__)
 
 _CONTEXT = 8192
 _GPU_SHARE, _CPU_SHARE = 0.9, 0.25
@@ -174,15 +177,18 @@ class MllmServer:
         """
         if self.status() is None and self._guardian is not None:
             return self
-        until = time.monotonic() + self.settings.start_timeout_s
+        began = time.monotonic()
+        until = began + self.settings.start_timeout_s
         if self._port is not None:
             self._port = _free_port(self.settings.host, self._port)
         try:
             self._spawn()
+            _log.info("vLLM %s loads the model; its output: %s", self.installation.version, self.log)
             self._wait_until_ready(until)
         except BaseException:
             self.stop()
             raise
+        _log.info("the LLM's server answers after %.1f s", time.monotonic() - began)
         return self
 
     def stop(self) -> None:
@@ -190,6 +196,7 @@ class MllmServer:
         guardian, self._guardian = self._guardian, None
         if guardian is None:
             return
+        _log.info("the LLM's server is being ended")
         guardian.terminate()
         try:
             guardian.wait(self.settings.stop_grace_s + _GRACE_OVER_S)

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from alref_edge.errors import EngineError
 
-Tables = dict[str, np.ndarray]
+Tables = Mapping[str, np.ndarray]
+
+# A video has one size; at 1333x750 pixels its tables take 4 MB.
+_KEPT_SIZES = 4
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Geometry:
 def backbone_tables(height: int, width: int, config: Mapping[str, Any] | Geometry) -> Tables:
     """Index tables of the `backbone` graph, int64; an index equal to the number of tokens means a row of zeros.
 
+    They are made once a size; those of the last sizes are kept, and none can be altered.
+
     Args:
         height, width: the image's size in pixels, as the graph receives it.
         config: the component's config, or the geometry made of it.
@@ -113,10 +120,14 @@ def backbone_tables(height: int, width: int, config: Mapping[str, Any] | Geometr
     Raises:
         EngineError: the size is not positive, or too small for the model.
     """
-    geometry = config if isinstance(config, Geometry) else Geometry.from_config(config)
+    return _backbone_tables(height, width, config if isinstance(config, Geometry) else Geometry.from_config(config))
+
+
+@lru_cache(_KEPT_SIZES)
+def _backbone_tables(height: int, width: int, geometry: Geometry) -> Tables:
     last = geometry.level_sizes(height, width)[-2:]
     stages = geometry.stage_sizes(height, width)
-    tables: Tables = {}
+    tables: dict[str, np.ndarray] = {}
     for stage, ((rows, columns), depth) in enumerate(zip(stages, geometry.depths, strict=True)):
         tables[f"windows_{stage}"], tables[f"unwindows_{stage}"] = _windows(rows, columns, geometry.window_size, 0)
         if depth > 1:
@@ -127,11 +138,11 @@ def backbone_tables(height: int, width: int, config: Mapping[str, Any] | Geometr
         if stage < 3:
             tables[f"merge_{stage}"] = _merge(rows, columns)
     tables["stride"] = _neighbourhoods(*last)
-    return tables
+    return _frozen(tables)
 
 
 def decoder_tables(height: int, width: int, config: Mapping[str, Any] | Geometry) -> Tables:
-    """Coordinate tables of the `decoder` graph, float32, for each level l in 0..3 of h_l x w_l tokens.
+    """Coordinate tables of the `decoder` graph, float32, for each level l in 0..3 of h_l x w_l tokens; kept likewise.
 
     Args:
         height, width: the image's size in pixels, as the backbone received it.
@@ -144,14 +155,25 @@ def decoder_tables(height: int, width: int, config: Mapping[str, Any] | Geometry
     Raises:
         EngineError: the size is not positive, or too small for the model.
     """
-    geometry = config if isinstance(config, Geometry) else Geometry.from_config(config)
-    tables: Tables = {}
+    return _decoder_tables(height, width, config if isinstance(config, Geometry) else Geometry.from_config(config))
+
+
+@lru_cache(_KEPT_SIZES)
+def _decoder_tables(height: int, width: int, geometry: Geometry) -> Tables:
+    tables: dict[str, np.ndarray] = {}
     for level, (rows, columns) in enumerate(geometry.level_sizes(height, width)):
         tables[f"rows_{level}"] = _sine(rows, geometry.d_model // 2, geometry.temperature)
         tables[f"columns_{level}"] = _sine(columns, geometry.d_model // 2, geometry.temperature)
         tables[f"row_centres_{level}"] = _centres(rows)
         tables[f"column_centres_{level}"] = _centres(columns)
-    return tables
+    return _frozen(tables)
+
+
+def _frozen(tables: dict[str, np.ndarray]) -> Tables:
+    """The same, which nobody can alter any more: they are shared."""
+    for table in tables.values():
+        table.flags.writeable = False
+    return MappingProxyType(tables)
 
 
 def _windows(rows: int, columns: int, size: int, shift: int) -> tuple[np.ndarray, np.ndarray]:

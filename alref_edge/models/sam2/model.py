@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alref_edge.bundle import Component
+from alref_edge.models.protocols import TrackingOptions
 from alref_edge.models.sam2.graphs import Sam2Graphs
 from alref_edge.models.sam2.image_predictor import Sam2ImagePredictor
 from alref_edge.models.sam2.video_tracker import Sam2VideoTracker
@@ -35,11 +36,9 @@ class Sam2:
         """Masks for boxes; cheap to make."""
         return Sam2ImagePredictor(self.graphs)
 
-    def video_tracker(self, *, fill_hole_area: int = 0, max_pivots_in_attention: int | None = None) -> Sam2VideoTracker:
+    def video_tracker(self, tracking: TrackingOptions) -> Sam2VideoTracker:
         """Masks through time; cheap to make."""
-        return Sam2VideoTracker(
-            self.graphs, fill_hole_area=fill_hole_area, max_pivots_in_attention=max_pivots_in_attention
-        )
+        return Sam2VideoTracker(self.graphs, tracking)
 
     def close(self) -> None:
         """Close the graphs."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from alref_edge.errors import InputError
-from alref_edge.models.protocols import TrackingCounters
+from alref_edge.models.protocols import TrackingCounters, TrackingOptions
 from alref_edge.models.sam2 import policy, transforms
 from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
 from alref_edge.models.sam2.holes import fill_holes
@@ -25,32 +24,6 @@ FeatureLookup = Callable[[int], "FrameFeatures | None"]
 _TrackedMask = tuple[np.ndarray, float]
 
 
-@dataclass(frozen=True)
-class TrackingOptions:
-    """How objects are tracked.
-
-    Attributes:
-        fill_hole_area: background holes of up to so many low-resolution pixels are filled; 0 fills none (officially 8
-            where its CUDA extension is built, else none).
-        max_pivots_in_attention: only so many prompted frames, the closest in time, are attended to; None: all.
-        max_batch: most objects in one call, to bound the memory that attention takes; None: all.
-    """
-
-    fill_hole_area: int = 0
-    max_pivots_in_attention: int | None = None
-    max_batch: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.fill_hole_area < 0:
-            raise InputError("A hole has no negative area.", expected="0 or more pixels", got=self.fill_hole_area)
-        if self.max_pivots_in_attention is not None and self.max_pivots_in_attention < 2:
-            raise InputError(
-                "Too few pivots may be attended to.", expected="2 or more", got=self.max_pivots_in_attention
-            )
-        if self.max_batch is not None and self.max_batch < 1:
-            raise InputError("Too few objects may be tracked at once.", expected="1 or more", got=self.max_batch)
-
-
 class TrackingState:
     """One video: prompts go in, then sweeps are run over its frames, forward, backward, or both in turn.
 
@@ -59,12 +32,20 @@ class TrackingState:
     does not depend on the video's length. Made by `Sam2VideoTracker.start`.
     """
 
-    def __init__(self, graphs: Sam2Graphs, options: TrackingOptions, num_frames: int, height: int, width: int) -> None:
+    def __init__(
+        self,
+        graphs: Sam2Graphs,
+        options: TrackingOptions,
+        max_batch: int | None,
+        num_frames: int,
+        height: int,
+        width: int,
+    ) -> None:
         if min(num_frames, height, width) < 1:
             raise InputError("A video has no frames or no size.", got=f"{num_frames} frames of {width}x{height}")
         self.num_frames, self.height, self.width = num_frames, height, width
         self.counters = TrackingCounters()
-        self._options = options
+        self._options, self._max_batch = options, max_batch
         self._graphs = graphs
         self._config = graphs.config
         self._objects: dict[Hashable, ObjectMemory] = {}
@@ -340,7 +321,7 @@ class TrackingState:
         if groups:
             encoded = features(frame) or self._encode_tracked(image, reverse)
             for members in groups.values():
-                size = self._options.max_batch or len(members)
+                size = self._max_batch or len(members)
                 for first in range(0, len(members), size):
                     masks.update(self._track(frame, members[first : first + size], encoded))
         for key in active:

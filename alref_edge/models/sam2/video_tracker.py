@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 
 from alref_edge.bundle import Component
+from alref_edge.errors import InputError
+from alref_edge.models.protocols import TrackingOptions
 from alref_edge.models.sam2.graphs import Sam2Graphs
-from alref_edge.models.sam2.tracking import TrackingOptions, TrackingState
+from alref_edge.models.sam2.tracking import TrackingState
 from alref_edge.runtime import SessionOptions
 
 
@@ -15,43 +17,34 @@ class Sam2VideoTracker:
 
     Args:
         graphs: may be shared with an image predictor.
-        fill_hole_area: see `TrackingOptions`, as the next two.
-        max_pivots_in_attention: officially no limit.
-        max_batch: officially 1.
+        tracking: how objects are tracked; as officially if None.
+        max_batch: most objects in one call, to bound the memory that attention takes; None: all (officially 1).
 
     Raises:
-        InputError: an option is out of range.
+        InputError: `max_batch` is not positive.
     """
 
     def __init__(
-        self,
-        graphs: Sam2Graphs,
-        *,
-        fill_hole_area: int = 0,
-        max_pivots_in_attention: int | None = None,
-        max_batch: int | None = None,
+        self, graphs: Sam2Graphs, tracking: TrackingOptions | None = None, *, max_batch: int | None = None
     ) -> None:
+        if max_batch is not None and max_batch < 1:
+            raise InputError("Too few objects may be tracked at once.", expected="1 or more", got=max_batch)
         self.graphs = graphs
-        self.options = TrackingOptions(fill_hole_area, max_pivots_in_attention, max_batch)
+        self._tracking = tracking or TrackingOptions()
+        self._max_batch = max_batch
 
     @classmethod
     def from_component(
         cls,
         component: Component,
         device: str = "auto",
+        tracking: TrackingOptions | None = None,
         *,
-        fill_hole_area: int = 0,
-        max_pivots_in_attention: int | None = None,
         max_batch: int | None = None,
         options: SessionOptions | None = None,
     ) -> Sam2VideoTracker:
         """A tracker with graphs of its own; arguments and errors as `Sam2Graphs.open` and the class."""
-        return cls(
-            Sam2Graphs.open(component, device, options),
-            fill_hole_area=fill_hole_area,
-            max_pivots_in_attention=max_pivots_in_attention,
-            max_batch=max_batch,
-        )
+        return cls(Sam2Graphs.open(component, device, options), tracking, max_batch=max_batch)
 
     @property
     def provider(self) -> str:
@@ -69,7 +62,7 @@ class Sam2VideoTracker:
         Raises:
             InputError: a size is not positive.
         """
-        return TrackingState(self.graphs, self.options, num_frames, height, width)
+        return TrackingState(self.graphs, self._tracking, self._max_batch, num_frames, height, width)
 
     def close(self) -> None:
         """Close the graphs, shared or not."""

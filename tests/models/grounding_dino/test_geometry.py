@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -136,3 +139,24 @@ def test_an_image_with_fewer_tokens_than_queries_is_refused() -> None:
 def test_a_bad_configuration_is_refused(config: dict) -> None:
     with pytest.raises(EngineError):
         Geometry.from_config(config)
+
+
+@pytest.mark.parametrize("make", [backbone_tables, decoder_tables])
+def test_tables_are_made_once_a_size_and_model_and_cannot_be_altered(
+    make: Callable[[int, int, Geometry], Mapping[str, np.ndarray]],
+) -> None:
+    first = make(240, 320, SMALL)
+    others = [make(320, 240, SMALL), make(240, 320, LARGE), make(241, 320, SMALL)]
+    assert make(240, 320, replace(SMALL)) is first
+    assert not any(first is other for other in others)
+    for table in first.values():
+        with pytest.raises(ValueError, match="read-only"):
+            table[...] = 0
+    with pytest.raises(TypeError):
+        first["more"] = np.zeros(1)  # type: ignore[index]
+    for size in range(300, 310):
+        make(size, size, SMALL)
+    again = make(240, 320, SMALL)
+    assert again is not first, "a server that sees many sizes keeps a few"
+    assert first.keys() == again.keys()
+    assert all(np.array_equal(first[name], again[name]) for name in first)

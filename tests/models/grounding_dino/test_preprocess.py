@@ -66,3 +66,11 @@ def test_pixels_equal_torchvision() -> None:
 def test_an_image_of_the_networks_size_is_left_alone() -> None:
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
     assert preprocess.resize(image, (40, 50)) is image
+
+
+def test_one_pixel_is_an_image_and_none_is_not() -> None:
+    assert preprocess.network_size(1, 1, short=8, long=16) == (8, 8)
+    assert preprocess.network_size(1, 2, short=8, long=16) == (8, 16)
+    for size in ((0, 5), (5, 0)):
+        with pytest.raises(InputError, match="no pixels"):
+            preprocess.network_size(*size, short=8, long=16)

@@ -50,9 +50,11 @@ def test_holes_become_foreground_and_nothing_else_changes() -> None:
     logits = np.full((1, 16, 16), 3.0, np.float32)
     logits[0, 4:6, 4:8] = -2.0
     logits[0, 10:13, 4:7] = 0.0
+    logits[0, 14, 10:12] = 0.0  # a logit of 0 is background
     filled = fill_holes(logits, 8)
     assert (filled[0, 4:6, 4:8] == FILL_LOGIT).all()
     assert (filled[0, 10:13, 4:7] == 0).all()
-    assert (filled != logits).sum() == 8
+    assert (filled[0, 14, 10:12] == FILL_LOGIT).all()
+    assert (filled != logits).sum() == 10
     assert filled.dtype == np.float32
     assert fill_holes(logits, 0) is logits

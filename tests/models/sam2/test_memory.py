@@ -16,6 +16,7 @@ def test_rows_are_contiguous_disjoint_and_used_again() -> None:
     bank = MemoryBank(room, (2, 1, 1), capacity=4)
     first, second = bank.allocate(2), bank.allocate(2)
     assert (first, second) == (0, 2)
+    assert bank.capacity == 4, "what fits needs no more room"
     bank.release(1)
     assert bank.allocate(1) == 1
     bank.release(0)
@@ -31,7 +32,8 @@ def test_growing_keeps_what_is_stored() -> None:
     bank.buffer.rows(start, start + 2).write(stored)
     bank.allocate(7)
     np.testing.assert_array_equal(bank.buffer.numpy()[:2], stored)
-    assert bank.buffer.shape == (bank.capacity, 2, 1, 1)
+    assert bank.buffer.shape == (bank.capacity, 2, 1, 1) == (9, 2, 1, 1)
+    assert len(bank) == 9
 
 
 def test_memory_near_the_frame_and_the_anchors_is_kept() -> None:

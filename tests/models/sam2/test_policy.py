@@ -201,3 +201,17 @@ def test_an_impossible_configuration_is_refused(change: dict[str, Any]) -> None:
 def test_malformed_points_are_refused(points: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(InputError):
         policy.check_points(points, labels)
+
+
+def test_stability_counts_what_is_above_a_threshold_not_what_is_on_it() -> None:
+    delta = np.float32(0.05)
+    logits = np.array([[1.0, delta, 0.0, -delta]], np.float32)
+    assert policy.stability(logits, 0.05) == pytest.approx(1 / 3)
+
+
+def test_boxes_come_alone_or_in_rows() -> None:
+    for shape in ((4,), (1, 4), (3, 4)):
+        policy.check_box(np.ones(shape))
+    for shape in ((), (3,), (4, 1), (0, 5), (1, 2, 4)):
+        with pytest.raises(InputError, match="not four finite numbers"):
+            policy.check_box(np.ones(shape))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alref_edge.errors import InputError
+from alref_edge.models.protocols import TrackingOptions
 from alref_edge.models.sam2 import Sam2Graphs, Sam2VideoTracker, TrackingState
 from tests.models.sam2.jobs import Job, assert_equal, assert_not_trivial, read_frames, run_job, write_mask
 
@@ -53,11 +54,8 @@ def both(start: int) -> tuple[dict[str, Any], dict[str, Any]]:
 def compare(graphs: Sam2Graphs, official: Any, folder: Path, masks: Path, work: Job) -> None:
     from benchmarks.official.sam2_video import run_job as run_official
 
-    tracker = Sam2VideoTracker(
-        graphs,
-        fill_hole_area=work.get("fill_hole_area", 0),
-        max_pivots_in_attention=work.get("max_pivots_in_attention"),
-    )
+    options = TrackingOptions(work.get("fill_hole_area", 0), work.get("max_pivots_in_attention"))
+    tracker = Sam2VideoTracker(graphs, options)
     expected = run_official(official, folder, work, masks)
     ours, _ = run_job(tracker, read_frames(folder), work, masks)
     assert_equal(expected, ours)
@@ -65,7 +63,7 @@ def compare(graphs: Sam2Graphs, official: Any, folder: Path, masks: Path, work: 
 
 
 def test_sixty_frames_and_three_objects(
-    sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
+    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
 ) -> None:
     compare(sam2_graphs, official_video, frames60, masks, job(*both(20), frames=(5, 12, 20)))
 
@@ -101,7 +99,7 @@ def test_a_limit_on_pivots(sam2_graphs: Sam2Graphs, official_video: Any, frames1
 
 
 def test_a_later_sweep_from_elsewhere(
-    sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
+    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
 ) -> None:
     sweeps = ({"reverse": False, "start": 5, "keep": [30]}, {"reverse": True, "start": 30})
     work = job(*sweeps, frames=(5, 5, 5))
@@ -278,14 +276,20 @@ def test_video_size_masks(sam2_graphs: Sam2Graphs, frames10: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fill_hole_area": -1}, "negative area"),
-        ({"max_pivots_in_attention": 1}, "Too few pivots"),
-        ({"max_batch": 0}, "Too few objects"),
+        ({"fill_hole_area": -1}, "fill_hole_area is out of range"),
+        ({"fill_hole_area": 2.5}, "fill_hole_area is out of range"),
+        ({"max_pivots_in_attention": 1}, "max_pivots_in_attention is out of range"),
+        ({"max_pivots_in_attention": "3"}, "max_pivots_in_attention is out of range"),
     ],
 )
-def test_bad_options(sam2_graphs: Sam2Graphs, options: dict[str, int], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Sam2VideoTracker(sam2_graphs, **options)
+        TrackingOptions(**options)
+
+
+def test_a_call_takes_at_least_one_object(sam2_graphs: Sam2Graphs) -> None:
+    with pytest.raises(InputError, match="Too few objects"):
+        Sam2VideoTracker(sam2_graphs, max_batch=0)
 
 
 IMAGE = np.zeros((*SHAPE, 3), np.uint8)

@@ -270,7 +270,7 @@ def test_with_no_network_but_loopback(clip: Path, tmp_path: Path) -> None:
         subprocess.run(["unshare", "--net", "--map-root-user", "ip", "link", "set", "lo", "up"], check=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("network namespaces cannot be made here (unshare, ip)")
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     done = subprocess.run(unshare, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert record_of(tmp_path / "out")["reasoning"]["questions"] == 2

@@ -11,7 +11,7 @@ import pytest
 
 from alref_edge.datasets.synthetic import COLOURS, KINDS, SHAPES, SIZES, Scene, SceneObject, make_scene
 from alref_edge.errors import InputError
-from tests.datasets.views import pixels_tn
+from tests.datasets.synthetic.views import pixels_tn
 
 SEEDS = range(60)
 

@@ -19,7 +19,7 @@ from alref_edge.datasets.synthetic.sound import (
 )
 from alref_edge.datasets.synthetic.timbres import RATE, TIMBRES, pitch_of, play
 from alref_edge.errors import InputError
-from tests.datasets.views import pixels_tn
+from tests.datasets.synthetic.views import pixels_tn
 
 SEEDS = range(50)
 
