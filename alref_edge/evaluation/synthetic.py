@@ -147,7 +147,7 @@ def evaluate_synthetic(
         truth = _Truth.of(scene)
         rows += [(scene.seed, expression) for expression in scene.expressions]
         perfect = oracle(scene.expressions, truth.labels_thw, truth.boxes_tn4, pipeline.settings)
-        ways["oracle"] += _measure(truth, list(pipeline.rvos(SceneSource(scene), truth.sentences, selector=perfect)))
+        ways["oracle"] += _measure(truth, pipeline.rvos(SceneSource(scene), truth.sentences, selector=perfect))
         tops += _top_boxes(detector, truth, range(0, scene.num_frames, every))
         tell(done)
     for number, selector in enumerate(selectors, 1):

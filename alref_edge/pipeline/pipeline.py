@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +19,7 @@ from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
-from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult, RvosRun
 from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
 from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
@@ -150,11 +149,11 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
-    ) -> Iterator[RvosResult]:
+    ) -> RvosRun:
         """Segment, in a video, what each sentence refers to.
 
-        The sentences share the work: give them together. Everything that can be checked is checked before this returns;
-        the work begins with the first `next`.
+        The sentences share the work: give them together. Everything that can be checked is checked first; when this
+        returns, the work is done. Masks lie on disk till the run is closed or forgotten.
 
         Args:
             video: a file, a folder of frames, an image, or a source that `open_video` gave.
@@ -166,8 +165,8 @@ class Pipeline:
             spill_dir: where masks wait in an unnamed temporary file; None: TMPDIR, /var/tmp, or the system's choice.
             feature_cache_bytes: see `ObjectTracking`.
 
-        Yields:
-            One result a sentence, in their order. Masks stay readable until the result is closed or forgotten.
+        Returns:
+            One result a sentence, in their order.
 
         Raises:
             InputError: a sentence, pivot or setting makes no sense.
@@ -178,7 +177,8 @@ class Pipeline:
         settings, selector = settings or self.settings, selector or GroundingSelector()
         progress = one_at_a_time(progress)
         job = self._job(video, sentences, selector, limits, progress, spill_dir)
-        return chain.from_iterable(self._run([job], selector, settings, feature_cache_bytes))
+        (run,) = self._run([job], selector, settings, feature_cache_bytes)
+        return run
 
     def rvos_many(
         self,
@@ -190,8 +190,8 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
-    ) -> Iterator[list[RvosResult]]:
-        """Segment many videos, each with sentences of its own.
+    ) -> Iterator[RvosRun]:
+        """Segment many videos, each with sentences of its own. Lazy: a video is worked on when its run is asked for.
 
         With a selector that asks an LLM, pivots are chosen for the videos to come while one is tracked, as far ahead as
         the selector's `in_flight` and memory allow, so that neither waits for the other.
@@ -202,7 +202,7 @@ class Pipeline:
             selector, settings, limits, progress, spill_dir, feature_cache_bytes: see `rvos`.
 
         Yields:
-            The results of each video, in order. Close them when they are done with: their masks lie on disk till then.
+            The run of each video, in order. Close it when it is done with: its masks lie on disk till then.
 
         Raises:
             As `rvos`, when it is the turn of the video that the error is about; then nothing more comes. That no answer
@@ -238,13 +238,15 @@ class Pipeline:
         settings: RvosSettings,
         cache_bytes: int,
         trials: int = 1,
-    ) -> Iterator[list[RvosResult]]:
+    ) -> Iterator[RvosRun]:
         for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
             report = RunReport.of(self._networks, job.source, selector, settings, job.stats)
             events = job.stats.events
             answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
             general = (*self.warnings, *job.source.warnings, *answers)
-            yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
+            yield RvosRun.of(
+                [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
+            )
 
     def avs(
         self,
