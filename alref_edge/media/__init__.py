@@ -4,6 +4,7 @@ PyAV, Pillow and pycocotools are loaded when first used, not when this package i
 """
 
 from alref_edge.media.audio import decode_audio, probe_audio
+from alref_edge.media.frames import FrameSource
 from alref_edge.media.limits import Limits
 from alref_edge.media.masks import coco_annotation, decode_rle, encode_rle, write_indexed_png, write_mask_png
 from alref_edge.media.open_video import open_video
@@ -17,6 +18,7 @@ __all__ = [
     "Audio",
     "AudioInfo",
     "AudioLimits",
+    "FrameSource",
     "Limits",
     "OverlayWriter",
     "VideoInfo",
