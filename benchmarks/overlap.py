@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.datasets.synthetic import Scene, make_scene
-from alref_edge.evaluation.scene_source import SceneSource
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
 from alref_edge.pipeline import MllmSelector, Pipeline, RvosResult
 from benchmarks.timing import compare, environment

@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from alref_edge.bundle import Bundle
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.layouts import write_dataset
 from alref_edge.datasets.synthetic.sound import frame_of_second, make_sound
 from alref_edge.datasets.synthetic.timbres import play
 from alref_edge.errors import InputError, MediaError
-from alref_edge.evaluation import SceneSource
 from alref_edge.media import DAVIS_PALETTE, open_video
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, ReplaySoundSelector, Setting
 from alref_edge.pipeline.avs import keep_boxes

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import InputError
-from alref_edge.evaluation import SceneSource
 from alref_edge.media import decode_rle
 from alref_edge.pipeline import AvsRun, Pipeline, ReplaySelector, RvosRun
 from alref_edge.types import Pivot

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from alref_edge import Pipeline
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import InputError, MediaError, MllmError
-from alref_edge.evaluation.scene_source import SceneSource
 from alref_edge.media import open_video
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
 from alref_edge.mllm.strips import BOX_COLOURS
