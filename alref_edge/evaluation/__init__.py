@@ -7,6 +7,7 @@ from alref_edge.evaluation.sound import SoundEvaluation, evaluate_clip, evaluate
 from alref_edge.evaluation.sound_scores import ClipScores
 from alref_edge.evaluation.sound_summary import SoundSummary
 from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
+from alref_edge.evaluation.sounding import SoundingScores, evaluate_sounding
 from alref_edge.evaluation.summary import Summary, summaries
 from alref_edge.evaluation.synthetic import evaluate_synthetic
 
@@ -19,6 +20,7 @@ __all__ = [
     "SoundEvaluation",
     "SoundSummary",
     "SoundTruth",
+    "SoundingScores",
     "Summary",
     "TopBox",
     "Tracked",
@@ -26,6 +28,7 @@ __all__ = [
     "evaluate_clip",
     "evaluate_sentences",
     "evaluate_sound",
+    "evaluate_sounding",
     "evaluate_synthetic",
     "oracle",
     "summaries",
