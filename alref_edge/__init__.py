@@ -15,6 +15,7 @@ _HOMES = {
     "Beats": "alref_edge.models.beats",
     "Bundle": "alref_edge.bundle",
     "Detections": "alref_edge.types",
+    "FrameSource": "alref_edge.media",
     "GroundingDino": "alref_edge.models.grounding_dino",
     "LanguageBind": "alref_edge.models.languagebind",
     "Pipeline": "alref_edge.pipeline",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from alref_edge.errors import InputError
 from alref_edge.files import written_beside
 from alref_edge.media import encode_rle, open_video
 from alref_edge.metrics import region_similarity
-from alref_edge.pipeline import AvsResult, AvsRun, Pipeline, RvosResult
-from alref_edge.pipeline.measure import ProgressCallback, RunStats
+from alref_edge.pipeline import AvsResult, AvsRun, Pipeline, ProgressCallback, RvosResult
 from alref_edge.report import Shown, Truth, write_report
 from alref_edge.writing.result_folder import ResultFolder
 
@@ -114,18 +113,16 @@ def run_demo(
         source = open_video(folder.partial / CLIP)
         video = str(Path(out) / CLIP)
         texts = [expression.text for expression in chosen]
-        found = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial)
-        results = [replace(result, run=replace(result.run, video=video)) for result in found]
-        record = folder.write(results, source, RunStats(progress=progress))
+        results = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial).named(video)
+        record = folder.write(results, source, progress)
         truths = [_truth(scene, *pair) for pair in zip(chosen, results, strict=True)]
         truth = _as_json(seed, chosen, truths)
         also: list[Shown] = []
         if hears:
-            run = pipeline.avs(source, progress=progress, spill_dir=folder.partial)
-            run = replace(run, report=replace(run.report, video=video))
+            run = pipeline.avs(source, progress=progress, spill_dir=folder.partial).named(video)
             truth["sound"] = _sound_as_json(scene, track, run)
             with ResultFolder(folder.partial / SOUND) as inner:
-                written = inner.write(run, source, RunStats(progress=progress))
+                written = inner.write(run, source, progress)
                 also.append(_shown(scene, track, run, written, truth["sound"]["j"]))
         title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
         write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)

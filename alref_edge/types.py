@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,37 @@ class Detections:
             if not (shared_k >= iou * (areas_n[kept] + areas_n[row] - shared_k)).any():
                 kept.append(row)
         return self[np.array(kept, int)]
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`: phrases are `data["class_name"]`, and their number among the different ones
+        `class_id`.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections as Theirs
+        except ImportError as error:
+            raise InputError(
+                "supervision is not installed.", got=str(error), mend="pip install supervision."
+            ) from error
+        names = list(dict.fromkeys(self.phrases))
+        return Theirs(
+            xyxy=self.boxes_n4.astype(np.float32),
+            confidence=self.scores_n.astype(np.float32),
+            class_id=np.array([names.index(phrase) for phrase in self.phrases], int),
+            data={"class_name": np.array(self.phrases, dtype=str)},
+        )
+
+    @classmethod
+    def from_supervision(cls, found: Any) -> Detections:
+        """Those of `supervision.Detections`: without confidences all scores are 1, without names the phrases are the
+        class numbers, and without those empty."""
+        count = len(found.xyxy)
+        scores = np.ones(count) if found.confidence is None else found.confidence
+        names = found.data.get("class_name", [""] * count if found.class_id is None else found.class_id)
+        boxes_n4 = np.asarray(found.xyxy, np.float32).reshape(count, 4)
+        return cls(boxes_n4, np.asarray(scores, np.float32), tuple(str(name) for name in names))
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.datasets.synthetic import Scene, make_scene
-from alref_edge.evaluation.scene_source import SceneSource
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
-from alref_edge.pipeline import MllmSelector, Pipeline, RvosResult
+from alref_edge.pipeline import MllmSelector, Pipeline, RvosResult, RvosRun
 from benchmarks.timing import compare, environment
 
 _SENTENCES = 2
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> int:
 def _measure(
     pipeline: Pipeline, scenes: Sequence[Scene], endpoint: Endpoint, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    last: dict[str, list[list[RvosResult]]] = {}
+    last: dict[str, list[RvosRun]] = {}
 
     def overlapping() -> None:
         with _selector(endpoint, arguments) as selector:
@@ -71,7 +70,7 @@ def _measure(
 
     def one_by_one() -> None:
         with _selector(endpoint, arguments) as selector:
-            last["one_by_one"] = [list(pipeline.rvos(*job, selector=selector)) for job in _jobs(scenes)]
+            last["one_by_one"] = [pipeline.rvos(*job, selector=selector) for job in _jobs(scenes)]
 
     timing = compare(overlapping, one_by_one, runs=arguments.runs)
     return {
@@ -104,7 +103,7 @@ def _delay(
     for _ in range(4):
         before = server.answered
         with _selector(Endpoint.at(server.url), arguments) as selector:
-            runs = [list(pipeline.rvos(*job, selector=selector)) for job in _jobs(scenes)]
+            runs = [pipeline.rvos(*job, selector=selector) for job in _jobs(scenes)]
         reports = [results[0].run for results in runs]
         spent.append(sum(report.elapsed_s - report.timings_s["wait"] for report in reports))
         asked = server.answered - before

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -39,6 +44,55 @@ def test_clipping_keeps_the_prompt_and_leaves_boxes_inside_alone() -> None:
     np.testing.assert_array_equal(FOUND.clipped(50, 50).boxes_n4, BOXES)
     np.testing.assert_array_equal(FOUND.clipped(12, 9).boxes_n4[3], [12, 9, 12, 9])
     assert len(FOUND[:0].clipped(12, 9)) == 0
+
+
+@dataclass
+class Theirs:
+    """What `supervision.Detections` has, where supervision is not installed."""
+
+    xyxy: np.ndarray
+    confidence: np.ndarray | None = None
+    class_id: np.ndarray | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(params=["real", "stand-in"])
+def theirs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The class that detections become."""
+    if request.param == "real":
+        return pytest.importorskip("supervision").Detections
+    module = ModuleType("supervision")
+    module.Detections = Theirs  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", module)
+    return Theirs
+
+
+def test_detections_go_to_supervision_and_come_back(theirs: Any) -> None:
+    named = Detections(BOXES, SCORES, ("dog", "cat", "dog", "a red ball", "cat"))
+    for found in (named, named[1:2], named[:0]):
+        given = found.to_supervision()
+        assert isinstance(given, theirs)
+        np.testing.assert_array_equal(given.xyxy, found.boxes_n4)
+        np.testing.assert_array_equal(given.confidence, found.scores_n)
+        back = Detections.from_supervision(given)
+        assert back.phrases == found.phrases
+        np.testing.assert_array_equal(back.boxes_n4, found.boxes_n4)
+        np.testing.assert_array_equal(back.scores_n, found.scores_n)
+        assert back.boxes_n4.dtype == back.scores_n.dtype == np.float32
+    assert named.to_supervision().class_id.tolist() == [0, 1, 0, 2, 1]
+
+
+def test_what_supervision_does_not_know_is_filled_in(theirs: Any) -> None:
+    bare = Detections.from_supervision(theirs(xyxy=BOXES[:2].astype(np.float64)))
+    assert (bare.phrases, bare.scores_n.tolist(), bare.boxes_n4.dtype) == (("", ""), [1, 1], np.float32)
+    numbered = Detections.from_supervision(theirs(xyxy=BOXES[:2], class_id=np.array([7, 3])))
+    assert numbered.phrases == ("7", "3")
+
+
+def test_without_supervision_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match="pip install supervision"):
+        FOUND.to_supervision()
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1], [0, 0, np.nan, 1], [[0, 0, 1, 1]]])

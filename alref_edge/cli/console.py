@@ -25,8 +25,7 @@ from typer.core import TyperGroup
 from alref_edge.errors import AlrefError, InputError
 
 if TYPE_CHECKING:
-    from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.measure import Progress, ProgressCallback
+    from alref_edge.pipeline import Pipeline, Progress, ProgressCallback
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -50,8 +50,7 @@ from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
     from alref_edge.evaluation import Evaluation, SoundEvaluation
-    from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.measure import ProgressCallback
+    from alref_edge.pipeline import Pipeline, ProgressCallback
 
 _eval = typer.Typer(help="Quality, measured against a truth.", no_args_is_help=True, rich_markup_mode=None)
 

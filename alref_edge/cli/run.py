@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -56,7 +55,7 @@ from alref_edge.cli.sound_options import SoundOptions
 from alref_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from alref_edge.pipeline import AvsRun, ReplaySelector, RvosResult
+    from alref_edge.pipeline import AvsRun, ReplaySelector, RvosRun
 
 _REPORT = "report.html"
 _SELECTORS = ("grounding", *LLM_SELECTORS, "replay")
@@ -161,7 +160,6 @@ def run(
     """Segment what one or many sentences refer to, or with --audio what sounds."""
     from alref_edge.media import AudioLimits, Limits, open_video
     from alref_edge.pipeline import Pipeline
-    from alref_edge.pipeline.measure import RunStats
     from alref_edge.report import write_report
     from alref_edge.writing.recording import open_record, record_decisions
     from alref_edge.writing.result_folder import ResultFolder
@@ -244,10 +242,10 @@ def run(
         progress_line(quiet=quiet) as progress,
     ):
         announce(pipeline, quiet)
-        results: Sequence[RvosResult] | AvsRun
+        results: RvosRun | AvsRun
         if audio is None:
             settings = pipeline.settings.changed({**changes, **({"ask_short": True} if ask_short else {})})
-            found = pipeline.rvos(
+            results = pipeline.rvos(
                 source,
                 sentences,
                 selector=asking.selector(selector) if asking else replayed,  # type: ignore[arg-type]
@@ -255,7 +253,6 @@ def run(
                 progress=progress,
                 spill_dir=folder.partial,
             )
-            results = list(found)
         else:
             avs_settings = sound_options.settings(pipeline).changed(changes)
             results = pipeline.avs(
@@ -267,7 +264,7 @@ def run(
                 progress=progress,
                 spill_dir=folder.partial,
             )
-        written = folder.write(results, source, RunStats(progress=progress))
+        written = folder.write(results, source, progress)
         if report:
             write_report(folder.partial / _REPORT, written, source, results)
     for warning in written["warnings"]:

@@ -52,7 +52,7 @@ def synth(
 ) -> None:
     """Write generated scenes, with sound, masks and sentences, in the layout of a public dataset."""
     from alref_edge.datasets.synthetic.layouts import LAYOUTS, write_dataset
-    from alref_edge.pipeline.measure import Progress
+    from alref_edge.pipeline import Progress
 
     chosen = seed_range(seeds)
     look_for_leftovers(out, clean)

@@ -1,16 +1,17 @@
-"""What is measured of one expression."""
+"""What is measured of one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from alref_edge.evaluation.boxes import RIGHT_IOU
 
 
 @dataclass(frozen=True)
 class TopBox:
-    """Grounding DINO's best box of an expression on a frame where the target is seen, whatever its score.
+    """Grounding DINO's best box of a sentence on a frame where the target is seen, whatever its score.
 
     Attributes:
         frame: the frame.
@@ -31,7 +32,7 @@ class TopBox:
 
 @dataclass(frozen=True)
 class Tracked:
-    """What the pipeline made of an expression.
+    """What the pipeline made of a sentence.
 
     Attributes:
         j, f, j_and_f: means over all frames of the clip.
@@ -52,19 +53,39 @@ class Tracked:
 
 
 @dataclass(frozen=True)
-class ExpressionScores:
-    """All that was measured of one expression.
+class SentenceScores:
+    """All that was measured of one sentence.
 
     Attributes:
-        seed: of the scene.
-        text, kind, target: the expression.
+        clip: name of the clip.
+        text, kind: the sentence.
         tracked: by way to choose the pivots: "oracle", which knows the truth, then the selectors by name.
         top_boxes: Grounding DINO alone, on every so many frames.
     """
 
-    seed: int
+    clip: str
     text: str
     kind: str
-    target: int
     tracked: Mapping[str, Tracked]
     top_boxes: tuple[TopBox, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ExpressionScores(SentenceScores):
+    """All that was measured of one expression of a synthetic scene.
+
+    Attributes:
+        seed: of the scene.
+        target: number of the object.
+    """
+
+    seed: int
+    target: int
+
+    def to_json(self) -> dict[str, Any]:
+        """See `SentenceScores.to_json`; the seed tells the clip."""
+        return {name: asdict(self)[name] for name in ("seed", "text", "kind", "target", "tracked", "top_boxes")}

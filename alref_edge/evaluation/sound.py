@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import MODES, class_map, frame_of_second, has_single
 from alref_edge.datasets.synthetic.timbres import TIMBRES
 from alref_edge.errors import InputError
 from alref_edge.evaluation.boxes import RIGHT_IOU
 from alref_edge.evaluation.environment import bundle_facts, environment
-from alref_edge.evaluation.scene_source import SceneSource
 from alref_edge.evaluation.sound_scores import ClipScores
 from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import SoundSummary, summaries, to_text
 from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.metrics import ClassScores, sounding_f, sounding_j
 from alref_edge.models.languagebind import LanguageBind
-from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, Setting
-from alref_edge.pipeline.measure import ProgressCallback
+from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, ProgressCallback, Setting
 from alref_edge.pipeline.silence import silent_seconds
 
 SCHEMA = "alref-edge.eval-sound/1"

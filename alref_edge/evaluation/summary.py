@@ -1,4 +1,4 @@
-"""Scores of many expressions, summed up by kind."""
+"""Scores of many sentences, summed up by kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alref_edge.datasets.synthetic import KINDS
 from alref_edge.metrics import Estimate, clustered_mean
 
 if TYPE_CHECKING:
-    from alref_edge.evaluation.scores import ExpressionScores
+    from alref_edge.evaluation.scores import SentenceScores
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Summary:
     """All expressions of one kind.
 
     Attributes:
-        kind: one of the kinds of expressions, or "all".
+        kind: one of the kinds of sentences, or "all".
         expressions: how many.
-        clips: how many scenes they are from.
-        measures: mean and interval, scenes drawn again, by name. For each way to choose the pivots, `WAY_j`, `WAY_f`
+        clips: how many clips they are from.
+        measures: mean and interval, clips drawn again, by name. For each way to choose the pivots, `WAY_j`, `WAY_f`
             and `WAY_j_and_f` count each expression once, `WAY_pivot_right` each of its pivots; `top_box_right` counts
             each frame looked at that shows the target; if there is no such frame, it is missing.
     """
@@ -32,16 +32,16 @@ class Summary:
     measures: dict[str, Estimate]
 
 
-def summaries(scores: Sequence[ExpressionScores]) -> tuple[Summary, ...]:
-    """A summary of each kind that occurs, in the order of `KINDS`, and one of all."""
+def summaries(scores: Sequence[SentenceScores]) -> tuple[Summary, ...]:
+    """A summary of each kind that occurs, those of synthetic scenes in the order of `KINDS`, and one of all."""
     found = []
-    for kind in (*KINDS, "all"):
+    for kind in dict.fromkeys((*KINDS, *(each.kind for each in scores), "all")):
         chosen = [each for each in scores if kind in (each.kind, "all")]
         if not chosen:
             continue
-        clips: dict[int, list[dict[str, list[float]]]] = {}
+        clips: dict[str, list[dict[str, list[float]]]] = {}
         for each in chosen:
-            clips.setdefault(each.seed, []).append(_samples(each))
+            clips.setdefault(each.clip, []).append(_samples(each))
         measures = {}
         for name in _samples(chosen[0]):
             clusters = [[value for each in clip for value in each[name]] for clip in clips.values()]
@@ -51,7 +51,7 @@ def summaries(scores: Sequence[ExpressionScores]) -> tuple[Summary, ...]:
     return tuple(found)
 
 
-def _samples(scores: ExpressionScores) -> dict[str, list[float]]:
+def _samples(scores: SentenceScores) -> dict[str, list[float]]:
     """What an expression adds to each measure."""
     samples: dict[str, list[float]] = {}
     for way, tracked in scores.tracked.items():

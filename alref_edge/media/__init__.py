@@ -5,8 +5,9 @@ PyAV, Pillow and pycocotools are loaded when first used, not when this package i
 
 from alref_edge.media.audio import decode_audio, probe_audio
 from alref_edge.media.drawing import draw_overlay
+from alref_edge.media.frames import FrameSource
 from alref_edge.media.limits import Limits
-from alref_edge.media.masks import decode_rle, encode_rle, write_indexed_png, write_mask_png
+from alref_edge.media.masks import coco_annotation, decode_rle, encode_rle, write_indexed_png, write_mask_png
 from alref_edge.media.open_video import open_video
 from alref_edge.media.overlay import OverlayWriter
 from alref_edge.media.palette import DAVIS_PALETTE, object_colour
@@ -18,10 +19,12 @@ __all__ = [
     "Audio",
     "AudioInfo",
     "AudioLimits",
+    "FrameSource",
     "Limits",
     "OverlayWriter",
     "VideoInfo",
     "VideoSource",
+    "coco_annotation",
     "decode_audio",
     "decode_rle",
     "draw_overlay",

@@ -15,6 +15,7 @@ from alref_edge.errors import CapacityError
 MEMORY_BYTES = 24 << 20
 """Frames of a backward walk held in memory before the rest go to disk."""
 
+_MEND = "point TMPDIR to a disk with room, or re-encode with a key frame every few seconds (ffmpeg -g 60)."
 _DISK_RESERVE = 256 << 20
 
 
@@ -32,13 +33,21 @@ class FrameStack:
         shape: of one frame, `[H, W, 3]`; frames are uint8.
         memory_bytes: frames held in memory before the rest is written out.
         folder: where the temporary file goes; `spill_folder()` by default.
+        mend: what helps where the disk is full.
     """
 
-    def __init__(self, shape: tuple[int, ...], memory_bytes: int = MEMORY_BYTES, folder: str | None = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        memory_bytes: int = MEMORY_BYTES,
+        folder: str | None = None,
+        mend: str = _MEND,
+    ) -> None:
         self._shape = shape
         self._frame_bytes = int(np.prod(shape))
         self._in_memory = max(1, memory_bytes // self._frame_bytes)
         self._folder = folder or spill_folder()
+        self._mend = mend
         self._held: list[np.ndarray] = []
         self._file: IO[bytes] | None = None
         self._spilled = 0
@@ -79,20 +88,29 @@ class FrameStack:
 
     def pop(self) -> np.ndarray:
         """Removes and returns the frame that was added last. IndexError if there is none."""
-        if not self._spilled:
-            return self._held.pop()
+        frame = self[len(self) - 1]
+        if self._spilled:
+            self._spilled -= 1
+        else:
+            self._held.pop()
+        return frame
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A frame by its number from the bottom. IndexError if there is none. Threads may share it."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index < len(self._held):
+            return self._held[index]
         assert self._file is not None
         frame = np.empty(self._shape, np.uint8)
-        rest = frame.data.cast("B")
-        self._file.seek((self._spilled - 1) * self._frame_bytes)
+        rest, at = frame.data.cast("B"), (index - len(self._held)) * self._frame_bytes
         while rest:
-            count = self._file.readinto(rest)  # type: ignore[attr-defined]
+            count = os.preadv(self._file.fileno(), [rest], at)
             if not count:
                 raise CapacityError(
                     "A temporary frame could not be read back.", expected=f"{self._frame_bytes} bytes", got="fewer"
                 )
-            rest = rest[count:]
-        self._spilled -= 1
+            rest, at = rest[count:], at + count
         return frame
 
     def close(self) -> None:
@@ -116,5 +134,5 @@ class FrameStack:
             f"No room for temporary frames in {self._folder}.",
             expected=f"{needed / 2**20:.0f} MiB free and {_DISK_RESERVE / 2**20:.0f} MiB to spare",
             got=f"{got / 2**20:.0f} MiB free" if isinstance(got, int) else got,
-            mend="point TMPDIR to a disk with room, or re-encode with a key frame every few seconds (ffmpeg -g 60).",
+            mend=self._mend,
         )

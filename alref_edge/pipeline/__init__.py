@@ -1,8 +1,8 @@
 """The method of AL-Ref-SAM 2: `Pipeline`, its settings, results, and the selectors that decide."""
 
-from alref_edge.pipeline.measure import Progress
+from alref_edge.pipeline.measure import Progress, ProgressCallback
 from alref_edge.pipeline.pipeline import Pipeline
-from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.results import AvsResult, AvsRun, RunReport, RvosResult, RvosRun
 from alref_edge.pipeline.selectors.base import PivotSelector, Segment, SoundingCategory, SoundSelector, SoundWindow
 from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
 from alref_edge.pipeline.selectors.mllm import MllmSelector, MllmSoundSelector
@@ -22,10 +22,12 @@ __all__ = [
     "Pipeline",
     "PivotSelector",
     "Progress",
+    "ProgressCallback",
     "ReplaySelector",
     "ReplaySoundSelector",
     "RunReport",
     "RvosResult",
+    "RvosRun",
     "RvosSettings",
     "Segment",
     "Setting",

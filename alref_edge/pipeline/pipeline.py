@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 
 from alref_edge.bundle import Bundle
 from alref_edge.errors import BundleError, InputError, quoted
-from alref_edge.media import AudioLimits, Limits, VideoSource, open_video
+from alref_edge.media import AudioLimits, FrameSource, Limits, VideoSource, open_video
 from alref_edge.pipeline.avs import propagate
 from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
 from alref_edge.pipeline.networks import VISION, Networks
-from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
+from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult, RvosRun
 from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
 from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
@@ -34,6 +34,9 @@ from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.tracking import FEATURE_CACHE_BYTES
 from alref_edge.runtime import SessionOptions
+
+Video: TypeAlias = str | os.PathLike[str] | VideoSource | np.ndarray | Iterable[np.ndarray]
+"""A file, a folder of frames, an image, a source that is open, or frames in memory: see `FrameSource`."""
 
 _MOST_SENTENCES = 1000
 _MOST_CHARACTERS = 4000
@@ -141,33 +144,37 @@ class Pipeline:
 
     def rvos(
         self,
-        video: str | os.PathLike[str] | VideoSource,
+        video: Video,
         sentences: str | Sequence[str],
         *,
         selector: PivotSelector | None = None,
         settings: RvosSettings | None = None,
         limits: Limits | None = None,
+        fps: float = 24.0,
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
-    ) -> Iterator[RvosResult]:
+    ) -> RvosRun:
         """Segment, in a video, what each sentence refers to.
 
-        The sentences share the work: give them together. Everything that can be checked is checked before this returns;
-        the work begins with the first `next`.
+        The sentences share the work: give them together. Everything that can be checked is checked first; when this
+        returns, the work is done. Masks lie on disk till the run is closed or forgotten.
 
         Args:
-            video: a file, a folder of frames, an image, or a source that `open_video` gave.
+            video: a file, a folder of frames, an image, or a source that `open_video` gave; or frames in memory, uint8
+                `[T, H, W, 3]` RGB or an iterable of `[H, W, 3]`, which is read to its end at once (see `FrameSource`).
             sentences: one or many.
             selector: picks the pivots; by grounding score if None.
             settings: numbers of the method; the bundle's defaults if None.
             limits: caps on the video (those of an opened source hold as they are).
+            fps: frames per second of what has no clock: a folder, an image, frames in memory.
             progress: called after every frame of every stage.
-            spill_dir: where masks wait in an unnamed temporary file; None: TMPDIR, /var/tmp, or the system's choice.
+            spill_dir: where masks, and frames that come one by one, wait in unnamed temporary files; None: TMPDIR,
+                /var/tmp, or the system's choice.
             feature_cache_bytes: see `ObjectTracking`.
 
-        Yields:
-            One result a sentence, in their order. Masks stay readable until the result is closed or forgotten.
+        Returns:
+            One result a sentence, in their order.
 
         Raises:
             InputError: a sentence, pivot or setting makes no sense.
@@ -177,21 +184,23 @@ class Pipeline:
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
         progress = one_at_a_time(progress)
-        job = self._job(video, sentences, selector, limits, progress, spill_dir)
-        return chain.from_iterable(self._run([job], selector, settings, feature_cache_bytes))
+        job = self._job(video, sentences, selector, limits, fps, progress, spill_dir)
+        (run,) = self._run([job], selector, settings, feature_cache_bytes)
+        return run
 
     def rvos_many(
         self,
-        videos: Iterable[tuple[str | os.PathLike[str] | VideoSource, str | Sequence[str]]],
+        videos: Iterable[tuple[Video, str | Sequence[str]]],
         *,
         selector: PivotSelector | None = None,
         settings: RvosSettings | None = None,
         limits: Limits | None = None,
+        fps: float = 24.0,
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
-    ) -> Iterator[list[RvosResult]]:
-        """Segment many videos, each with sentences of its own.
+    ) -> Iterator[RvosRun]:
+        """Segment many videos, each with sentences of its own. Lazy: a video is worked on when its run is asked for.
 
         With a selector that asks an LLM, pivots are chosen for the videos to come while one is tracked, as far ahead as
         the selector's `in_flight` and memory allow, so that neither waits for the other.
@@ -199,10 +208,10 @@ class Pipeline:
         Args:
             videos: pairs of what `rvos` takes as `video` and `sentences`; taken one by one, some ahead of the results,
                 in another thread then. Each is a source of its own.
-            selector, settings, limits, progress, spill_dir, feature_cache_bytes: see `rvos`.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `rvos`.
 
         Yields:
-            The results of each video, in order. Close them when they are done with: their masks lie on disk till then.
+            The run of each video, in order. Close it when it is done with: its masks lie on disk till then.
 
         Raises:
             As `rvos`, when it is the turn of the video that the error is about; then nothing more comes. That no answer
@@ -210,15 +219,16 @@ class Pipeline:
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
         told = one_at_a_time(progress)
-        jobs = (self._job(video, texts, selector, limits, told, spill_dir) for video, texts in videos)
+        jobs = (self._job(video, texts, selector, limits, fps, told, spill_dir) for video, texts in videos)
         return self._run(jobs, selector, settings, feature_cache_bytes, _TRIALS)
 
     def _job(
         self,
-        video: str | os.PathLike[str] | VideoSource,
+        video: Video,
         sentences: str | Sequence[str],
         selector: PivotSelector,
         limits: Limits | None,
+        fps: float,
         progress: ProgressCallback | None,
         spill_dir: str | os.PathLike[str] | None,
     ) -> Job:
@@ -227,7 +237,7 @@ class Pipeline:
         for text in _checked_sentences(sentences):
             given = selector.given(text)
             queries.append(Query(text, None if given is None else tuple(given)))
-        source = video if isinstance(video, VideoSource) else open_video(video, limits)
+        source = _opened(video, limits, fps, spill_dir)
         folder = None if spill_dir is None else os.fspath(spill_dir)
         return Job(source, queries, RunStats(progress=progress), folder)
 
@@ -238,41 +248,45 @@ class Pipeline:
         settings: RvosSettings,
         cache_bytes: int,
         trials: int = 1,
-    ) -> Iterator[list[RvosResult]]:
+    ) -> Iterator[RvosRun]:
         for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
             report = RunReport.of(self._networks, job.source, selector, settings, job.stats)
             events = job.stats.events
             answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
             general = (*self.warnings, *job.source.warnings, *answers)
-            yield [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
+            yield RvosRun.of(
+                [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
+            )
 
     def avs(
         self,
-        video: str | os.PathLike[str] | VideoSource,
+        video: Video,
         sound: str | os.PathLike[str] | np.ndarray | None = None,
         *,
         selector: SoundSelector | None = None,
         settings: AvsSettings | None = None,
         limits: Limits | None = None,
         audio_limits: AudioLimits | None = None,
+        fps: float = 24.0,
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
     ) -> AvsRun:
         """Segment, in a video, the objects that sound, in the seconds in which they do.
 
-        A selector that asks an LLM is asked about several windows at once; tracking begins when all are answered.
+        When this returns, the work is done, as with `rvos`. A selector that asks an LLM is asked about several windows
+        at once; tracking begins when all are answered.
 
         Args:
-            video: a file, a folder of frames (see `open_video` for their rate), or a source that `open_video` gave.
+            video: see `rvos`.
             sound: a file, or float32 `[samples]` at 16 kHz in [-1, 1] that begins with the first frame; None: the
                 video's own track.
             selector: makes the decisions; by tags, words and grounding if None.
             settings: numbers of the method; the bundle's defaults if None.
             limits, audio_limits: caps on the video and its sound.
+            fps: see `rvos`.
             progress: called after every window and every frame of the sweeps.
-            spill_dir: see `rvos`.
-            feature_cache_bytes: see `ObjectTracking`.
+            spill_dir, feature_cache_bytes: see `rvos`.
 
         Returns:
             The objects, each category once, with masks that are empty where it is not heard.
@@ -286,8 +300,8 @@ class Pipeline:
         """
         settings = settings or self.avs_settings()
         self._check_hearing(selector, settings)
-        source = video if isinstance(video, VideoSource) else open_video(video, limits)
-        stats = RunStats(progress=progress)
+        source = _opened(video, limits, fps, spill_dir)
+        stats = RunStats(progress=one_at_a_time(progress))
         with stats.stage("decode"):
             heard = Sound.of(source, sound, audio_limits)
         selector = selector or self.sound_selector(settings)
@@ -357,6 +371,14 @@ class Pipeline:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(video: Video, limits: Limits | None, fps: float, spill_dir: str | os.PathLike[str] | None) -> VideoSource:
+    if isinstance(video, VideoSource):
+        return video
+    if isinstance(video, (str, bytes, os.PathLike)) or not isinstance(video, Iterable):
+        return open_video(video, limits, fps=fps)
+    return FrameSource(video, fps, limits, spill_dir=spill_dir)
 
 
 def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:

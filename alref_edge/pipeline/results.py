@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 import numpy as np
 
-from alref_edge.errors import InputError
-from alref_edge.media import VideoInfo, VideoSource, encode_rle
+from alref_edge import __version__
+from alref_edge.errors import InputError, quoted
+from alref_edge.media import VideoInfo, VideoSource, coco_annotation, encode_rle
+from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.pipeline.jobs import Query, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline.saving import FrameFiles, check_mask_format, new_folder, write_masks, write_record
 from alref_edge.pipeline.selectors.base import Decision, PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.mllm import asks
+from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
 
+AVS_SCHEMA = "alref-edge.avs/1"
+
+Result = TypeVar("Result", bound="MaskResult", covariant=True)
 Self = TypeVar("Self", bound="MaskResult")
+SelfRun = TypeVar("SelfRun", bound="Run[Any]")
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class RunReport:
         reasoning: what the selector says of itself and counted; nothing if it counts nothing. One that asks an LLM
             counts "questions" even if there were none.
         elapsed_s: how long it took; what was done ahead of its turn is not counted.
+        frame_names: the names of a folder's frames without their suffixes, by index; None where there are none.
     """
 
     video: str
@@ -61,6 +71,7 @@ class RunReport:
     timings_s: Mapping[str, float]
     reasoning: Mapping[str, str | int] = field(default_factory=dict)
     elapsed_s: float = 0.0
+    frame_names: tuple[str, ...] | None = None
 
     @property
     def wait_share(self) -> float:
@@ -97,6 +108,7 @@ class RunReport:
             timings_s={name: round(seconds, 4) for name, seconds in stats.seconds.items()},
             reasoning={**selector.facts, **({"questions": 0} if asks(selector) else {}), **stats.events},
             elapsed_s=round(stats.elapsed_s, 4),
+            frame_names=source.frame_names,
         )
 
 
@@ -149,6 +161,35 @@ class MaskResult:
         for frame, mask_hw in self.masks():
             yield frame, encode_rle(mask_hw)
 
+    def to_coco(self) -> list[dict[str, Any]]:
+        """COCO's annotations of its masks, ready for JSON: one of each frame on which there is something of it.
+
+        Each has `segmentation` (compressed RLE), `area` and `bbox` (x, y, width, height in pixels), and, as in COCO's
+        form for videos, `video_id` (1), `image_id` (the frame, from 1), `frame_id` (the frame, from 0), and
+        `category_id` and `instance_id` (its number, from 1). `Run.to_coco` has the images and categories too.
+        """
+        return [
+            {
+                "id": 1 + self.index * self.frame_count + frame,
+                "video_id": 1,
+                "image_id": 1 + frame,
+                "frame_id": frame,
+                "category_id": 1 + self.index,
+                "instance_id": 1 + self.index,
+                **coco_annotation(mask_hw),
+            }
+            for frame, mask_hw in self.masks()
+            if mask_hw.any()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but its masks, as plain values: its entry in `result.json`."""
+        return {
+            "pivots": [_pivot(pivot) for pivot in self.pivots],
+            "considered": [{"frame": frame, **_detections(found)} for frame, found in self.considered.items()],
+            "warnings": list(self.warnings),
+        }
+
     def close(self) -> None:
         """Give back the disk space of the run's masks."""
         self._masks.close()
@@ -197,6 +238,11 @@ class RvosResult(MaskResult):
         """The sentence."""
         return self.label
 
+    def to_json(self) -> dict[str, Any]:
+        """See `MaskResult.to_json`."""
+        own = {"text": self.label, "start_frame": self.start_frame, "fell_back": self.fell_back}
+        return {**own, **super().to_json()}
+
 
 @dataclass(frozen=True)
 class AvsResult(MaskResult):
@@ -215,6 +261,10 @@ class AvsResult(MaskResult):
         """The category."""
         return self.label
 
+    def to_json(self) -> dict[str, Any]:
+        """See `MaskResult.to_json`."""
+        return {"name": self.label, "seconds": list(self.seconds), **super().to_json()}
+
     def mask(self, frame: int) -> np.ndarray:
         """See `MaskResult.mask`; empty where the object does not sound."""
         tracked_hw = self.tracked(frame)
@@ -226,15 +276,168 @@ class AvsResult(MaskResult):
 
 
 @dataclass(frozen=True, eq=False)
-class AvsRun(Sequence[AvsResult]):
-    """The objects that sound in a video, and what was heard. Nothing at all may sound. A context manager.
+class Run(Sequence[Result]):
+    """All results of one run, as a sequence. A context manager, which gives the masks' disk space back at its end.
 
     Attributes:
-        objects: each category once, in the order in which they were first heard of.
+        results: one a sentence or object.
+        report: what was run, and how long it took.
+    """
+
+    schema: ClassVar[str]
+    listed_as: ClassVar[str]
+
+    results: tuple[Result, ...]
+    report: RunReport
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """What the user should know of the whole and of each result, each once."""
+        return tuple(dict.fromkeys(warning for each in self for warning in each.warnings))
+
+    def named(self: SelfRun, video: str) -> SelfRun:
+        """The same results, told to be of a video at another path, where it will lie once it is published."""
+        report = replace(self.report, video=video)
+        return replace(self, report=report, results=tuple(replace(each, run=report) for each in self))
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the masks, as plain values: what `result.json` holds where nothing else is written."""
+        run = self.report
+        return {
+            "schema": self.schema,
+            "alref_edge": __version__,
+            "input": {
+                **asdict(run.info),
+                "path": run.video,
+                "frames": run.frame_count,
+                "frame_names": run.frame_names,
+            },
+            "bundle": {
+                "name": run.bundle,
+                "sha256": run.bundle_sha256,
+                "trained": run.trained,
+                "precision": run.precision,
+            },
+            "device": {"asked": run.device, "providers": dict(run.providers)},
+            "selector": run.selector,
+            **({"reasoning": _reasoning(run)} if run.reasoning else {}),
+            "settings": asdict(run.settings),
+            **self._more(),
+            self.listed_as: [{**each.to_json(), "masks": {"format": "none"}} for each in self],
+            "overlay": None,
+            "extras": [],
+            "counters": dict(run.counters),
+            "timings_s": dict(run.timings_s),
+            "warnings": list(self.all_warnings),
+            "notes": [],
+        }
+
+    def _more(self) -> dict[str, Any]:
+        """What a run of this kind tells beside its results."""
+        return {}
+
+    def to_coco(self) -> dict[str, Any]:
+        """A whole COCO file of videos, ready for JSON: `videos`, `images`, `categories` and `annotations`.
+
+        There is one video, its frames are the images, and each sentence or object is a category of its own; see
+        `MaskResult.to_coco`. pycocotools reads it as it is.
+        """
+        run, size = self.report, {"width": self.report.info.width, "height": self.report.info.height}
+        names = run.frame_names or [f"{frame:05d}" for frame in range(run.frame_count)]
+        return {
+            "videos": [{"id": 1, "name": run.video, "length": run.frame_count, **size}],
+            "images": [
+                {"id": 1 + frame, "video_id": 1, "frame_id": frame, "file_name": name, **size}
+                for frame, name in enumerate(names)
+            ],
+            "categories": [{"id": 1 + each.index, "name": each.label} for each in self],
+            "annotations": [annotation for each in self for annotation in each.to_coco()],
+        }
+
+    def save(self, folder: str | os.PathLike[str], *, masks: str = "png") -> dict[str, Any]:
+        """Write `result.json` and `masks/` into a new folder, which has its name when it is whole, and not before.
+
+        It is what `alref-edge` writes, without an overlay: `ResultFolder`, in `alref_edge.writing`, draws that too.
+
+        Args:
+            folder: a name that is free, or an empty folder.
+            masks: "png": an indexed PNG a frame; "rle": COCO run-length encodings; "none".
+
+        Returns:
+            What `result.json` holds.
+
+        Raises:
+            InputError: there is something already, or the folder cannot be made, or there is no such form of masks.
+            CapacityError: the disk is full.
+        """
+        check_mask_format(masks)
+        with new_folder(folder) as partial:
+            return write_record(partial, self.write_masks(partial, masks))
+
+    def write_masks(
+        self, folder: Path, form: str, report: Callable[[str, int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """Write the masks into `folder/masks`, see `saving.write_masks`; `to_json`, with where each result's are."""
+        record, names = self.to_json(), FrameFiles(self.report.frame_names)
+        for result, entry in zip(self, record[self.listed_as], strict=True):
+            entry["masks"] = write_masks(folder, result, len(self), names, form, report)
+        return record
+
+    def close(self) -> None:
+        """Give back the disk space of the masks."""
+        for each in self:
+            each.close()
+
+    def __enter__(self: SelfRun) -> SelfRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Result, ...]: ...
+    def __getitem__(self, index: int | slice) -> Result | tuple[Result, ...]:
+        return self.results[index]
+
+
+@dataclass(frozen=True, eq=False)
+class RvosRun(Run[RvosResult]):
+    """What each of the sentences about a video came to, in their order."""
+
+    schema: ClassVar[str] = RESULT_SCHEMA
+    listed_as: ClassVar[str] = "sentences"
+
+    @classmethod
+    def of(cls, results: Sequence[RvosResult]) -> RvosRun:
+        """The run of these results, one at least, or of some of them."""
+        return cls(tuple(results), results[0].run)
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """See `Run.all_warnings`; those about a sentence alone name it."""
+        return tuple(
+            dict.fromkeys(
+                f"{quoted(result.label)}: {warning}" if warning in result.own_warnings else warning
+                for result in self
+                for warning in result.warnings
+            )
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AvsRun(Run[AvsResult]):
+    """The objects that sound in a video, and what was heard. Nothing at all may sound. See `Run`.
+
+    Attributes:
+        results: each category once, in the order in which they were first heard of.
         windows: what was found out about each window.
         labels: the names of what sounds in each second of the video.
         warnings: what the user should know of the whole.
-        report: what was run, and how long it took.
         class_of: class of each category by name, its number in the settings' `categories` counted from 1; where it is
             none of them, that of the nearest; empty if there are no categories.
         wave_16khz: the sound, float32 `[samples]`, from the first frame on.
@@ -242,11 +445,12 @@ class AvsRun(Sequence[AvsResult]):
         sound: the file that was listened to, which may be the video itself; None where it was given as samples.
     """
 
-    objects: tuple[AvsResult, ...]
+    schema: ClassVar[str] = AVS_SCHEMA
+    listed_as: ClassVar[str] = "objects"
+
     windows: tuple[WindowResult, ...]
     labels: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...]
-    report: RunReport
     class_of: Mapping[str, int]
     wave_16khz: np.ndarray = field(repr=False)
     second_of_frame: np.ndarray = field(repr=False)
@@ -288,7 +492,7 @@ class AvsRun(Sequence[AvsResult]):
         for window in found:
             labels[window.start_s : window.start_s + len(window.labels)] = window.labels
         return cls(
-            objects=tuple(objects),
+            results=tuple(objects),
             windows=tuple(found),
             labels=tuple(labels),
             warnings=tuple(warnings),
@@ -300,12 +504,37 @@ class AvsRun(Sequence[AvsResult]):
             sound=sound,
         )
 
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """See `Run.all_warnings`."""
+        return tuple(dict.fromkeys([*self.warnings, *super().all_warnings]))
+
+    def _more(self) -> dict[str, Any]:
+        """What was heard, and when."""
+        windows = [
+            {
+                "start_s": window.start_s,
+                "frames": [window.frames.start, window.frames.stop],
+                "tags": [asdict(tag) for tag in window.tags],
+                "segments": [[each.start_s, each.end_s] for each in window.audio_segments],
+                "silent": list(window.silent),
+            }
+            for window in self.windows
+        ]
+        sound = {
+            "duration_s": len(self.wave_16khz) / SAMPLE_RATE,
+            "labels": [list(labels) for labels in self.labels],
+            "classes": dict(self.class_of),
+            "windows": windows,
+        }
+        return {"sound": sound}
+
     def mask(self, frame: int) -> np.ndarray:
         """The pixels of everything that sounds on a frame, bool `[H, W]`. Errors as of `MaskResult.mask`."""
         self._check(frame)
         info = self.report.info
         merged_hw = np.zeros((info.height, info.width), bool)
-        for each in self.objects:
+        for each in self:
             merged_hw |= each.mask(frame)
         return merged_hw
 
@@ -316,7 +545,7 @@ class AvsRun(Sequence[AvsResult]):
             InputError: the settings have no categories, or as of `mask`.
         """
         self._check(frame)
-        if not self.class_of and self.objects:
+        if not self.class_of and len(self):
             raise InputError(
                 "A class map needs the categories that there are.",
                 expected="the setting `categories`",
@@ -324,7 +553,7 @@ class AvsRun(Sequence[AvsResult]):
             )
         info = self.report.info
         classes_hw = np.zeros((info.height, info.width), np.uint8)
-        by_name = {each.name: each for each in self.objects}
+        by_name = {each.name: each for each in self}
         for name in self.labels[self.second_of_frame[frame]]:
             classes_hw[by_name[name].mask(frame)] = self.class_of[name]
         return classes_hw
@@ -336,21 +565,20 @@ class AvsRun(Sequence[AvsResult]):
             )
 
     def close(self) -> None:
-        """Give back the disk space of the masks."""
+        """See `Run.close`."""
         self._masks.close()
 
-    def __enter__(self) -> AvsRun:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+def _reasoning(run: RunReport) -> dict[str, Any]:
+    waiting = {"wait_s": run.timings_s.get("wait", 0.0), "elapsed_s": run.elapsed_s, "wait_share": run.wait_share}
+    return {**run.reasoning, **(waiting if run.elapsed_s else {})}
 
-    def __len__(self) -> int:
-        return len(self.objects)
 
-    @overload
-    def __getitem__(self, index: int) -> AvsResult: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[AvsResult, ...]: ...
-    def __getitem__(self, index: int | slice) -> AvsResult | tuple[AvsResult, ...]:
-        return self.objects[index]
+def _pivot(pivot: Pivot) -> dict[str, Any]:
+    entry = {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
+    beyond = not np.array_equal(pivot.prompt_xyxy, pivot.box_xyxy)
+    return {**entry, **({"prompt_box": pivot.prompt_xyxy.tolist()} if beyond else {})}
+
+
+def _detections(found: Detections) -> dict[str, Any]:
+    return {"boxes": found.boxes_n4.tolist(), "scores": found.scores_n.tolist(), "phrases": list(found.phrases)}

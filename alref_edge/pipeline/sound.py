@@ -70,8 +70,8 @@ class Sound:
                 raise MediaError(
                     f"{source.path} has no sound of its own.",
                     expected="a video with an audio track, or a sound file",
-                    got="a folder of frames" if source.info.kind == "frames" else "an image",
-                    mend="give the sound: --audio FILE.wav",
+                    got="frames alone" if source.info.kind == "frames" else "an image",
+                    mend="give the sound: --audio FILE.wav, or `sound`.",
                 )
             origin_s = float(source.times_s()[0])
         decode = partial(

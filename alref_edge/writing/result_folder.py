@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from alref_edge import __version__
-from alref_edge.errors import AlrefError, CapacityError, InputError, quoted
+from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.files import PartialFolder, is_full
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS, write_overlay_png
-from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.pipeline.measure import RunStats
-from alref_edge.pipeline.results import AvsResult, AvsRun, MaskResult, RunReport, RvosResult
+from alref_edge.pipeline.measure import ProgressCallback, RunStats
+from alref_edge.pipeline.results import AVS_SCHEMA, AvsRun, MaskResult, RvosResult, RvosRun
+from alref_edge.pipeline.saving import MASKS, RESULT, FrameFiles, check_mask_format, write_record
 from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
-from alref_edge.types import Detections, Pivot
 
-RESULT = "result.json"
 OVERLAY, OVERLAY_OF_IMAGE = "overlay.mp4", "overlay.png"
-MASKS = "masks"
 SEMANTIC = "semantic"
-AVS_SCHEMA = "alref-edge.avs/1"
 EXTRAS = ("clip.mp4", "report.html", "sound", "truth.json")
 """Further files and folders that a caller may leave with a result, which `overwrite` may replace too."""
-_MASK_FORMATS = ("png", "rle", "none")
 _SLOWEST, _FASTEST = 0.001, 1000.0
 
 
@@ -43,7 +34,7 @@ class ResultFolder:
     any other end leaves what was there before.
 
         with ResultFolder("out") as folder:
-            folder.write(list(pipeline.rvos(...)), source)
+            folder.write(pipeline.rvos(...), source)
 
     Args:
         path: its name; of a symbolic link, the folder that it points to.
@@ -69,8 +60,7 @@ class ResultFolder:
         extras: Sequence[str] = (),
         semantic: bool = False,
     ) -> None:
-        if masks not in _MASK_FORMATS:
-            raise InputError("There is no such form of masks.", expected=", ".join(_MASK_FORMATS), got=masks)
+        check_mask_format(masks)
         self._masks, self._overlay, self._extras, self._semantic = masks, overlay, tuple(extras), semantic
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
@@ -82,14 +72,17 @@ class ResultFolder:
         self.partial = self._folder.folder
 
     def write(
-        self, results: Sequence[RvosResult] | AvsRun, source: VideoSource, stats: RunStats | None = None
+        self,
+        results: Sequence[RvosResult] | AvsRun,
+        source: VideoSource,
+        progress: ProgressCallback | None = None,
     ) -> dict[str, Any]:
         """Write what a run came to.
 
         Args:
             results: all of one run.
             source: the video, decoded once more for the overlay.
-            stats: times and reports.
+            progress: called after every frame that is written.
 
         Returns:
             What `result.json` holds. Bytes of a file name that are no UTF-8 are U+FFFD in it.
@@ -99,88 +92,29 @@ class ResultFolder:
             CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
-        stats = stats or RunStats()
-        run = results.report if isinstance(results, AvsRun) else results[0].run
-        warnings = _warnings(results)
-        names = _Names(source.frame_names)
-        entries = []
+        stats = RunStats(progress=progress)
+        run = results if isinstance(results, AvsRun) else RvosRun.of(results)
         try:
-            for result in results:
-                with stats.stage("write"):
-                    entries.append({**_entry(result), "masks": self._write_masks(result, len(results), names, stats)})
-            if isinstance(results, AvsRun) and self._semantic:
-                with stats.stage("write"):
-                    self._write_classes(results, names)
-            notes: list[str] = []
-            overlay = OVERLAY_OF_IMAGE if source.info.kind == "image" else OVERLAY
+            with stats.stage("write"):
+                record = run.write_masks(self.partial, self._masks, stats.report)
+                if isinstance(run, AvsRun) and self._semantic:
+                    self._write_classes(run)
             if self._overlay:
+                name = OVERLAY_OF_IMAGE if source.info.kind == "image" else OVERLAY
                 with stats.stage("overlay"):
-                    write_overlay = self._write_image if overlay == OVERLAY_OF_IMAGE else self._write_overlay
-                    more, notes = write_overlay(results, source, stats)
-                warnings += more
-            record = {
-                "schema": AVS_SCHEMA if isinstance(results, AvsRun) else RESULT_SCHEMA,
-                "alref_edge": __version__,
-                "input": {
-                    **asdict(run.info),
-                    "path": run.video,
-                    "frames": run.frame_count,
-                    "frame_names": source.frame_names,
-                },
-                "bundle": {
-                    "name": run.bundle,
-                    "sha256": run.bundle_sha256,
-                    "trained": run.trained,
-                    "precision": run.precision,
-                },
-                "device": {"asked": run.device, "providers": dict(run.providers)},
-                "selector": run.selector,
-                **({"reasoning": _reasoning(run)} if run.reasoning else {}),
-                "settings": asdict(run.settings),
-                **(
-                    {"sound": _sound(results), "objects": entries}
-                    if isinstance(results, AvsRun)
-                    else {"sentences": entries}
-                ),
-                "overlay": overlay if self._overlay else None,
-                "extras": list(self._extras),
-                "counters": dict(run.counters),
-                "timings_s": {**run.timings_s, **{name: round(s, 4) for name, s in stats.seconds.items()}},
-                "warnings": warnings,
-                "notes": notes,
-            }
-            text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(record, indent=1, ensure_ascii=False))
-            (self.partial / RESULT).write_text(text + "\n", encoding="utf-8")
+                    write_overlay = self._write_image if name == OVERLAY_OF_IMAGE else self._write_overlay
+                    warnings, notes = write_overlay(run, source, stats)
+                record |= {"overlay": name, "warnings": [*record["warnings"], *warnings], "notes": notes}
+            record["extras"] = list(self._extras)
+            record["timings_s"] |= {name: round(s, 4) for name, s in stats.seconds.items()}
+            written = write_record(self.partial, record)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self._done = True
-        written: dict[str, Any] = json.loads(text)
         return written
 
-    def _write_masks(self, result: MaskResult, count: int, names: _Names, stats: RunStats) -> dict[str, str]:
-        if self._masks == "none":
-            return {"format": "none"}
-        name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
-        done, total = result.index * result.frame_count, count * result.frame_count
-        where = self.partial / MASKS
-        where.mkdir(exist_ok=True)
-        if self._masks == "rle":
-            with (where / f"{name}.json").open("w", encoding="ascii") as file:
-                for frame, rle in result.rles():
-                    entry = json.dumps({**names.entry(frame), **rle})
-                    file.write(("[\n" if frame == 0 else ",\n") + entry)
-                    stats.report("masks", done + frame + 1, total)
-                file.write("\n]\n")
-            return {"format": "rle", "file": f"{MASKS}/{name}.json"}
-        (where / name).mkdir()
-        for frame, mask_hw in result.masks():
-            label = np.uint8(1 + result.index % 255)
-            write_indexed_png(names.free(where / name, frame), mask_hw.astype(np.uint8) * label)
-            stats.report("masks", done + frame + 1, total)
-        return {"format": "png", "folder": f"{MASKS}/{name}"}
-
-    def _write_classes(self, run: AvsRun, names: _Names) -> None:
-        where = self.partial / SEMANTIC
+    def _write_classes(self, run: AvsRun) -> None:
+        names, where = FrameFiles(run.report.frame_names), self.partial / SEMANTIC
         where.mkdir()
         for frame in range(run.report.frame_count):
             write_indexed_png(names.free(where, frame), run.class_map(frame))
@@ -275,104 +209,12 @@ class ResultFolder:
             self._folder.close()
 
 
-def slug(sentence: str) -> str:
-    """A sentence as part of a file name: letters and digits of ASCII, joined by dashes, at most 40."""
-    plain = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-") or "sentence"
-
-
 def _masks_on(frame: int, results: Sequence[MaskResult], source: VideoSource) -> np.ndarray:
     """bool `[N, H, W]`."""
     masks_nhw = np.zeros((len(results), source.info.height, source.info.width), bool)
     for row, result in enumerate(results):
         masks_nhw[row] = result.mask(frame)
     return masks_nhw
-
-
-class _Names:
-    """What the files of frames are called: as a folder's frames are, else by their index."""
-
-    def __init__(self, names: Sequence[str] | None) -> None:
-        self._names = names
-
-    def free(self, folder: Path, frame: int) -> Path:
-        """The path of a frame's PNG, which is not there yet.
-
-        Raises:
-            InputError: it is, since the disk takes two names for one, such as `a.png` and `A.png`.
-        """
-        path = folder / f"{f'{frame:05d}' if self._names is None else self._names[frame]}.png"
-        if self._names is not None and os.path.lexists(path):
-            raise InputError(
-                "Two frames would have their masks in one file.",
-                expected="names that the disk of the output folder tells apart",
-                got=f"{self._names[frame]!r} a second time, in other letters",
-                mend="give the frames other names, or take --masks rle.",
-            )
-        return path
-
-    def entry(self, frame: int) -> dict[str, str]:
-        """What a list that goes by index says of a frame beside its mask."""
-        return {} if self._names is None else {"name": self._names[frame]}
-
-
-def _warnings(results: Sequence[MaskResult]) -> list[str]:
-    """What the user should know of the whole, and of each sentence by its name; each once."""
-    if isinstance(results, AvsRun):
-        return list(dict.fromkeys([*results.warnings, *(warning for each in results for warning in each.warnings)]))
-    named = (
-        f"{quoted(result.label)}: {warning}" if warning in result.own_warnings else warning
-        for result in results
-        for warning in result.warnings
-    )
-    return list(dict.fromkeys(named))
-
-
-def _entry(result: MaskResult) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "pivots": [_pivot(pivot) for pivot in result.pivots],
-        "considered": [{"frame": frame, **_detections(found)} for frame, found in result.considered.items()],
-        "warnings": list(result.warnings),
-    }
-    if isinstance(result, RvosResult):
-        return {"text": result.label, "start_frame": result.start_frame, "fell_back": result.fell_back, **entry}
-    if isinstance(result, AvsResult):
-        return {"name": result.label, "seconds": list(result.seconds), **entry}
-    return entry
-
-
-def _reasoning(run: RunReport) -> dict[str, Any]:
-    waiting = {"wait_s": run.timings_s.get("wait", 0.0), "elapsed_s": run.elapsed_s, "wait_share": run.wait_share}
-    return {**run.reasoning, **(waiting if run.elapsed_s else {})}
-
-
-def _sound(run: AvsRun) -> dict[str, Any]:
-    windows = [
-        {
-            "start_s": window.start_s,
-            "frames": [window.frames.start, window.frames.stop],
-            "tags": [asdict(tag) for tag in window.tags],
-            "segments": [[each.start_s, each.end_s] for each in window.audio_segments],
-            "silent": list(window.silent),
-        }
-        for window in run.windows
-    ]
-    return {
-        "duration_s": len(run.wave_16khz) / SAMPLE_RATE,
-        "labels": [list(labels) for labels in run.labels],
-        "classes": dict(run.class_of),
-        "windows": windows,
-    }
-
-
-def _pivot(pivot: Pivot) -> dict[str, Any]:
-    entry = {"frame": pivot.frame, "box": pivot.box_xyxy.tolist(), "score": pivot.score, "phrase": pivot.phrase}
-    beyond = not np.array_equal(pivot.prompt_xyxy, pivot.box_xyxy)
-    return {**entry, **({"prompt_box": pivot.prompt_xyxy.tolist()} if beyond else {})}
-
-
-def _detections(found: Detections) -> dict[str, Any]:
-    return {"boxes": found.boxes_n4.tolist(), "scores": found.scores_n.tolist(), "phrases": list(found.phrases)}
 
 
 def _record_at(path: Path) -> dict[str, Any] | None:

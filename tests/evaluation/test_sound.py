@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 from alref_edge import Pipeline, Pivot
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.timbres import TIMBRES
 from alref_edge.errors import InputError
 from alref_edge.evaluation import (
     ClipScores,
     KnowingSelector,
-    SceneSource,
     SoundEvaluation,
     SoundTruth,
     evaluate_clip,

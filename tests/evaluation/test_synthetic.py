@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from alref_edge import GroundingDino, Pipeline, Pivot
 from alref_edge.cli import app
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.base import Sentence
+from alref_edge.datasets.synthetic import Scene, clip_of, make_scene
 from alref_edge.errors import InputError
 from alref_edge.evaluation import Evaluation, box_iou, evaluate_synthetic, oracle
 from alref_edge.metrics import boundary_measure, j_and_f
@@ -157,7 +158,7 @@ def test_the_oracle_takes_the_sampled_frame_that_shows_most() -> None:
         scene = make_scene(seed, 128, 128, num_frames=17)
         labels = np.stack([scene.labels(frame) for frame in range(17)])
         boxes = np.stack([scene.boxes(frame) for frame in range(17)])
-        selector = oracle(scene.expressions, labels, boxes, settings)
+        selector = oracle(clip_of(scene).sentences, settings)
         for expression in scene.expressions:
             seen = [int((labels[frame] == expression.target).sum()) for frame in range(17)]
             found = {pivot.frame: pivot for pivot in selector.given(expression.text) or ()}
@@ -172,13 +173,11 @@ def test_the_oracle_takes_the_sampled_frame_that_shows_most() -> None:
 def test_an_oracle_whose_target_no_sampled_frame_shows_takes_its_best_frame() -> None:
     labels = np.full((12, 96, 96), -1, np.int8)
     labels[4, 10:12, 20:25] = labels[7, 10:20, 20:25] = 0
-    boxes = np.full((12, 1, 4), np.nan, np.float32)
-    boxes[7, 0] = 20, 10, 25, 20
-    expressions = [expression for expression in make_scene(0).expressions if expression.target == 0][:1]
-    (pivot,) = oracle(expressions, labels, boxes, RvosSettings()).given(expressions[0].text) or ()
+    sentence = Sentence("it", lambda: labels == 0)
+    (pivot,) = oracle([sentence], RvosSettings()).given("it") or ()
     assert (pivot.frame, pivot.box_xyxy.tolist()) == (7, [20, 10, 25, 20])
     labels[:] = -1
-    assert oracle(expressions, labels, boxes, RvosSettings()).given(expressions[0].text) == ()
+    assert oracle([sentence], RvosSettings()).given("it") == ()
 
 
 def test_the_truth_against_itself_is_perfect() -> None:

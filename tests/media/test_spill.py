@@ -44,6 +44,19 @@ def test_last_in_first_out_across_memory_and_file(tmp_path: Path) -> None:
             stack.pop()
 
 
+def test_frames_are_read_where_they_lie(tmp_path: Path) -> None:
+    pushed = frames(6)
+    with FrameStack(SHAPE, 2 * BYTES, str(tmp_path)) as stack:
+        for frame in pushed:
+            stack.push(frame)
+        stack.pop()
+        for index in (4, 0, 2, 1, 3, 2):
+            np.testing.assert_array_equal(stack[index], pushed[index])
+        for index in (5, -1):
+            with pytest.raises(IndexError):
+                stack[index]
+
+
 def test_nothing_is_ever_to_be_seen_in_the_folder(tmp_path: Path) -> None:
     stack = FrameStack(SHAPE, 0, str(tmp_path))
     for frame in frames(4):

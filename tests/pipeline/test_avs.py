@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,11 @@ import pytest
 from PIL import Image
 
 from alref_edge.bundle import Bundle
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.layouts import write_dataset
 from alref_edge.datasets.synthetic.sound import frame_of_second, make_sound
 from alref_edge.datasets.synthetic.timbres import play
 from alref_edge.errors import InputError, MediaError
-from alref_edge.evaluation import SceneSource
 from alref_edge.media import DAVIS_PALETTE, open_video
 from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, ReplaySoundSelector, Setting
 from alref_edge.pipeline.avs import keep_boxes
@@ -356,6 +356,33 @@ def test_a_video_without_sound_and_a_folder_without_a_file_are_refused(pipeline:
     Image.fromarray(np.tile(DAVIS_PALETTE[:64, None], (1, 64, 1))).save(tmp_path / "frames" / "0.png")
     with pytest.raises(MediaError, match=r"has no sound of its own.*--audio FILE"):
         pipeline.avs(tmp_path / "frames")
+
+
+def test_frames_in_memory_sound_as_the_video_that_they_are(pipeline: Pipeline, scene: Scene) -> None:
+    wave = spoken((CIRCLE,) * 5)
+    frames = [scene.frame(frame) for frame in range(scene.num_frames)]
+    expected = pipeline.avs(SceneSource(scene), wave)
+    assert len(expected)
+    for video in (np.stack(frames), iter(frames)):
+        run = pipeline.avs(video, wave, fps=scene.fps)
+        assert run.labels == expected.labels
+        for frame in range(scene.num_frames):
+            np.testing.assert_array_equal(run.mask(frame), expected.mask(frame))
+    with pytest.raises(MediaError, match=r"no sound of its own.*`sound`"):
+        pipeline.avs(np.stack(frames))
+
+
+def test_rvos_and_avs_have_the_same_options_in_the_same_order() -> None:
+    options = {
+        call.__name__: [
+            name
+            for name, each in inspect.signature(call).parameters.items()
+            if each.kind is inspect.Parameter.KEYWORD_ONLY
+        ]
+        for call in (Pipeline.rvos, Pipeline.rvos_many, Pipeline.avs)
+    }
+    assert options["rvos"] == options["rvos_many"]
+    assert options["rvos"] == [name for name in options["avs"] if name != "audio_limits"]
 
 
 def test_answers_of_another_clip_or_a_longer_video_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:

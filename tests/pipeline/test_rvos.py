@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alref_edge.datasets.synthetic import make_scene
+from alref_edge.datasets.synthetic import SceneSource, make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.demo import SEED
 from alref_edge.errors import InputError, MediaError, ProviderError
-from alref_edge.evaluation import SceneSource
-from alref_edge.media import open_video
+from alref_edge.media import FrameSource, open_video
 from alref_edge.pipeline import Pipeline, Progress, ReplaySelector, RvosResult, RvosSettings, Segment
 from alref_edge.pipeline.rvos import FELL_BACK, NO_BOX, NO_PIVOT_GIVEN
 from alref_edge.pipeline.selectors.base import Decision, Ground
@@ -162,6 +161,29 @@ def test_a_folder_of_the_frames_gets_the_masks_of_the_video(
     from_folder = pipeline.rvos(tmp_path, ["circle", "square", "wall"], selector=GIVEN)
     for one, two in zip(from_folder, together, strict=True):
         np.testing.assert_array_equal(masks_of(one), masks_of(two))
+
+
+@pytest.mark.parametrize("form", ["array", "generator", "spilled"])
+def test_frames_in_memory_get_the_masks_of_the_video(
+    pipeline: Pipeline, clip: Path, together: list[RvosResult], tmp_path: Path, form: str
+) -> None:
+    frames_thw3 = np.stack([image for _, image in open_video(clip).frames()])
+    video = {
+        "array": frames_thw3,
+        "generator": (frame for frame in frames_thw3),
+        "spilled": FrameSource(iter(frames_thw3), spill_dir=tmp_path, memory_bytes=0),
+    }[form]
+    run = pipeline.rvos(video, ["circle", "square", "wall"], selector=GIVEN, fps=10, spill_dir=tmp_path)
+    assert run.report.info.fps == (24 if form == "spilled" else 10)
+    for one, two in zip(run, together, strict=True):
+        np.testing.assert_array_equal(masks_of(one), masks_of(two))
+    assert run.save(tmp_path / "out", masks="none")["input"]["kind"] == "frames"
+
+
+def test_what_is_no_video_is_refused(pipeline: Pipeline) -> None:
+    for video in (np.zeros((2, 8, 8, 3)), [], b"clip.mp4", {"frames": 1}):
+        with pytest.raises((InputError, MediaError)):
+            pipeline.rvos(video, "a dog")  # type: ignore[arg-type]
 
 
 def test_grounding_runs_the_backbone_once_a_frame_and_the_text_encoder_once_a_sentence(

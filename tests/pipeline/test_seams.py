@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from alref_edge.bundle import Bundle
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.errors import EngineError, InputError
-from alref_edge.evaluation import SceneSource
 from alref_edge.models.protocols import Network, TrackingCounters, TrackingOptions
 from alref_edge.pipeline import Pipeline, RvosSettings
 from alref_edge.pipeline.networks import Networks

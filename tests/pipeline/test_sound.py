@@ -201,8 +201,7 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
         def audio_segments(self, window: Any) -> tuple[()]:  # type: ignore[override]
             return ()
 
-    from alref_edge.datasets.synthetic import make_scene
-    from alref_edge.evaluation.scene_source import SceneSource
+    from alref_edge.datasets.synthetic import SceneSource, make_scene
 
     with Pipeline.from_bundle(nano_bundle, device="cpu") as pipeline:
         selector = Knowing(lambda words, choices: list(words))

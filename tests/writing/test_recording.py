@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alref_edge.datasets.synthetic import make_scene
+from alref_edge.datasets.synthetic import SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import AlrefError, InputError
-from alref_edge.evaluation import SceneSource
 from alref_edge.evaluation.agreement import compare_folders
 from alref_edge.pipeline import (
     AvsRun,

@@ -15,14 +15,15 @@ import pytest
 from PIL import Image
 
 from alref_edge.errors import CapacityError, InputError
-from alref_edge.media import decode_audio, decode_rle, open_video, probe_audio
+from alref_edge.media import VideoSource, decode_audio, decode_rle, open_video, probe_audio
 from alref_edge.pipeline.jobs import Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import RunReport, RvosResult
+from alref_edge.pipeline.saving import slug
 from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.pipeline.settings import RvosSettings
 from alref_edge.types import Detections, Pivot
-from alref_edge.writing.result_folder import ResultFolder, slug
+from alref_edge.writing.result_folder import ResultFolder
 from tests.media.clips import make_clip, make_folder
 from tests.media.sounds import make_sound_file
 
@@ -66,6 +67,12 @@ def results(clip: Path, masks: np.ndarray) -> list[RvosResult]:
     pivots = (Pivot(2, found.boxes_n4[0], 0.5, "ball"),)
     first = RvosResult(0, SENTENCES[0], pivots, {2: found}, ("careful",), report, store, {}, 2, False)
     return [first, RvosResult(1, SENTENCES[1], (), {}, ("careful", "empty"), report, store, {}, None, False)]
+
+
+def of_source(results: list[RvosResult], source: VideoSource) -> list[RvosResult]:
+    """The same masks, as of a run on another source."""
+    run = replace(results[0].run, info=source.info, frame_names=source.frame_names)
+    return [replace(each, run=run) for each in results]
 
 
 def left_over(folder: Path) -> list[str]:
@@ -411,7 +418,7 @@ def test_masks_of_a_folders_frames_bear_the_frames_names(
     source = open_video(tmp_path / "frames")
     for form in ("png", "rle"):
         with ResultFolder(tmp_path / form, masks=form, overlay=False) as folder:
-            record = folder.write(results, source)
+            record = folder.write(of_source(results, source), source)
         assert record["input"]["frame_names"] == names
     for item, entry in enumerate(json.loads((tmp_path / "png" / "result.json").read_bytes())["sentences"]):
         where = tmp_path / "png" / entry["masks"]["folder"]
@@ -443,7 +450,7 @@ def test_names_that_the_disk_takes_for_one_overwrite_nothing(
         pytest.raises(InputError, match=r"one file.*'a' a second time.*--masks rle"),
         ResultFolder(tmp_path / "out", overlay=False) as folder,
     ):
-        folder.write(results, source)
+        folder.write(of_source(results, source), source)
     assert left_over(tmp_path) == ["frames"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from alref_edge.datasets.synthetic.dataset import SyntheticScenes, clip_of
 from alref_edge.datasets.synthetic.objects import COLOURS, SHAPES, SIZES, SceneObject
 from alref_edge.datasets.synthetic.scene import TRAINING_SEEDS, Scene, make_scene
+from alref_edge.datasets.synthetic.scene_source import SceneSource
 from alref_edge.datasets.synthetic.words import KINDS, Expression
 
 __all__ = [
@@ -15,5 +17,8 @@ __all__ = [
     "Expression",
     "Scene",
     "SceneObject",
+    "SceneSource",
+    "SyntheticScenes",
+    "clip_of",
     "make_scene",
 ]

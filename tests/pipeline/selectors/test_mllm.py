@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from alref_edge import Pipeline
-from alref_edge.datasets.synthetic import Scene, make_scene
+from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import InputError, MediaError, MllmError
-from alref_edge.evaluation.scene_source import SceneSource
 from alref_edge.media import open_video
 from alref_edge.mllm import ClientSettings, Endpoint, MllmClient, Questioner, Templates
 from alref_edge.mllm.strips import BOX_COLOURS
@@ -206,14 +205,13 @@ def test_where_no_answer_is_usable_the_llm_alone_is_an_error_before_anything_is_
     made = scene(3)
     stages: set[str] = set()
     with FakeServer(then=answer) as server, client_of(server) as client:
-        found = pipeline.rvos(
-            SceneSource(made),
-            sentence_of(made),
-            selector=MllmSelector(client, QUESTIONER),
-            progress=lambda each: stages.add(each.stage),
-        )
         with pytest.raises(MllmError, match=f"no usable answer to 1 of 1 questions.*{reason}.*--allow-unusable"):
-            next(found)
+            pipeline.rvos(
+                SceneSource(made),
+                sentence_of(made),
+                selector=MllmSelector(client, QUESTIONER),
+                progress=lambda each: stages.add(each.stage),
+            )
         assert "track" not in stages
         selector = MllmSelector(client, QUESTIONER, allow_unusable=True)
         (result,) = pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector)
@@ -379,9 +377,8 @@ def test_leaving_while_the_llm_is_slow_does_not_wait_for_it(pipeline: Pipeline) 
             raise KeyboardInterrupt
 
         began = time.monotonic()
-        told = pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector, progress=interrupt)
         with pytest.raises(KeyboardInterrupt):
-            next(told)
+            pipeline.rvos(SceneSource(made), sentence_of(made), selector=selector, progress=interrupt)
         assert time.monotonic() - began < 8
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alref_edge.datasets.synthetic import Scene
+from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.media import Limits, VideoInfo, VideoSource
 
 

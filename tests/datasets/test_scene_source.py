@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alref_edge.datasets.synthetic import make_scene
+from alref_edge.datasets.synthetic import SceneSource, make_scene
 from alref_edge.errors import InputError
-from alref_edge.evaluation import SceneSource
 
 
 def test_a_scene_is_a_video() -> None:
