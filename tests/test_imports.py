@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 pytest.importorskip("importlinter", reason="the linter of imports comes with the extra test")
 
@@ -77,3 +83,24 @@ def test_a_planted_violation_is_found(copy: Path, file: str, line: str, broken: 
             path.write_text(before, encoding="utf-8")
     assert done.returncode == 1, done.stdout
     assert f"{broken} BROKEN" in done.stdout
+
+
+def test_the_architecture_is_drawn_as_the_linter_holds_it() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    (drawing,) = re.findall(r"<!-- The drawing.*?-->\n```\n(.*?)```", page, re.DOTALL)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert [re.split(r" {2,}", line)[0] for line in drawing.splitlines()] == contracts[0]["layers"]
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:[\w]+/)+(?:[\w]+\.py)?)`", page))
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / "alref_edge" / path).exists(), path
+    for path, names in re.findall(r"`([\w/]+\.py)`: ((?:`\w+(?:\.\w+)?`(?:, )?)+)", page):
+        source = (ROOT / "alref_edge" / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
+            assert f"def {name}(" in source, f"{path}: {name}"
