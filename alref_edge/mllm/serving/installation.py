@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from alref_edge import offline
 from alref_edge.errors import InputError, MllmError
+
+_log = logging.getLogger(__name__)
 
 PYTHON_VARIABLE = "ALREF_VLLM_PYTHON"
 INSTALL = (
@@ -105,7 +108,10 @@ class Installation:
         kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
         own = {"VLLM_API_KEY": api_key, "TMPDIR": str(folder), "PYTHONPATH": str(folder)}
         offline.switch_off(offline.VLLM, kept)
-        return kept | _OFFLINE | own
+        given = kept | _OFFLINE | own
+        if withheld := sorted(name for name, value in os.environ.items() if given.get(name) != value):
+            _log.info("vLLM, which is offline and on its own, does not get your %s", ", ".join(withheld))
+        return given
 
 
 def _probe(python: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -69,8 +70,9 @@ def the_log_says(server: MllmServer, text: str) -> bool:
 
 
 def test_it_is_started_on_a_socket_of_this_user_with_what_the_job_needs(
-    serve: Callable[..., MllmServer], monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., MllmServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "alref_edge")
     for name in ("https_proxy", "HTTP_PROXY", "ALL_PROXY", "PYTHONPATH", "PYTHONSTARTUP", "HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.setenv(name, "elsewhere")
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
@@ -111,6 +113,10 @@ def test_it_is_started_on_a_socket_of_this_user_with_what_the_job_needs(
     assert "elsewhere" not in environment.values()
     assert "VLLM_SERVER_DEV_MODE" not in environment
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"  # a user's own tuning stays
+    (withheld,) = (record.getMessage() for record in caplog.records if "does not get your" in record.getMessage())
+    assert {"HTTP_PROXY", "HF_TOKEN", "VLLM_API_KEY"} <= set(re.findall(r"\w+", withheld))
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in withheld
+    assert "elsewhere" not in withheld
     assert int(environment["VLLM_CPU_KVCACHE_SPACE"]) >= 1
     assert given["cwd"] == "/"
     assert given["modes"]["TMPDIR"] == oct(stat.S_IFDIR | 0o700)
