@@ -53,7 +53,7 @@ class Place:
 
     def environment(self, **more: str) -> dict[str, str]:
         dropped = re.compile(
-            "XDG_.*|ORT_.*|HF_.*|TORCHINDUCTOR_.*|TF_BUILD|GITHUB_ACTIONS|JENKINS_URL|KUBERNETES_.*|PYTHONPATH"
+            "CI|XDG_.*|ORT_.*|HF_.*|TORCHINDUCTOR_.*|TF_BUILD|GITHUB_ACTIONS|JENKINS_URL|KUBERNETES_.*|PYTHONPATH"
         )
         kept = {name: value for name, value in os.environ.items() if not dropped.fullmatch(name)}
         own = {
