@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -185,6 +186,7 @@ class _Processes:
         if self.world_size > 1:
             if not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("gloo")
+                atexit.register(torch.distributed.destroy_process_group)  # its threads would abort the process
             for value in model.state_dict().values():
                 torch.distributed.broadcast(value, 0)
 
