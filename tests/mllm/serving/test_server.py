@@ -31,7 +31,7 @@ from alref_edge.mllm.serving.server import MllmServer, ServerSettings, default_l
 from tests.mllm.fake_vllm import make_model, make_python, seen, weights
 from tests.mllm.processes import none_left, with_text
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUICK = ServerSettings(start_timeout_s=30, stop_grace_s=3)
 
 

@@ -32,7 +32,7 @@ from tests.mllm.processes import none_left, with_text
 
 pytestmark = pytest.mark.vllm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NANO = ROOT / "engines" / "nano_mllm"
 KEY = f"key-of-test-{os.getpid()}"
 CACHE_SHARE = 0.05  # of the memory; 1 GiB at least
