@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     size = sum(entry.size for path, entry in bundle.manifest.files.items() if path.startswith(component.name + "/"))
     state = "trained" if bundle.manifest.trained else "UNTRAINED"
-    precisions = ", ".join(component.precisions)
+    precisions = ", ".join(component.forms["standard"])
     print(f"{bundle.root}: {component.name} {component.variant} {precisions}, {size / 1e6:.1f} MB, {state}")
     return 0
 

@@ -17,8 +17,8 @@ from alref_edge.bundle.manifest import (
     MODEL_CARD,
     ComponentEntry,
     FileEntry,
+    GraphSetEntry,
     Manifest,
-    PrecisionEntry,
 )
 from alref_edge.bundle.verify import sha256_of, verify
 from alref_edge.errors import InputError
@@ -30,7 +30,7 @@ UNTRAINED = "UNTRAINED: seeded random weights, for plumbing and parity; its mask
 
 @dataclass(frozen=True)
 class GraphSet:
-    """The graphs of one precision, as an exporter made them.
+    """The graphs of one form and precision, as an exporter made them.
 
     Attributes:
         graphs: graph name to the `.onnx` file written.
@@ -51,7 +51,7 @@ class ComponentSpec:
         source: `{"checkpoint": file name, "sha256": ...}` or `{"seed": number}`.
         licence: licence of the weights.
         config: what the runtime has to know of the network, plain JSON values.
-        precisions: by precision ("float32", "float16", "bfloat16"), the graphs.
+        forms: by form ("standard", "cuda") and precision ("float32", "float16", "bfloat16"), the graphs.
         files: other files, such as the vocabulary.
         kind: which model of the runtime reads it; None: its name.
     """
@@ -61,14 +61,14 @@ class ComponentSpec:
     source: Mapping[str, Any]
     licence: str
     config: Mapping[str, Any]
-    precisions: Mapping[str, GraphSet]
+    forms: Mapping[str, Mapping[str, GraphSet]]
     files: Mapping[str, Path] = field(default_factory=dict)
     kind: str | None = None
 
     @property
     def float32(self) -> GraphSet:
-        """The float32 graphs, which every other precision is made from."""
-        return self.precisions["float32"]
+        """The standard float32 graphs."""
+        return self.forms["standard"]["float32"]
 
 
 def source_of(checkpoint: Path | None, seed: int | None) -> dict[str, Any]:
@@ -130,21 +130,24 @@ def add_to_bundle(
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    precisions = {
-        precision: PrecisionEntry(
-            {key: _move(path, folder / _file_name(key, precision), root) for key, path in made.graphs.items()},
-            made.tolerances,
-        )
-        for precision, made in component.precisions.items()
+    forms = {
+        form: {
+            precision: GraphSetEntry(
+                {key: _move(path, folder / file_name(key, form, precision), root) for key, path in made.graphs.items()},
+                made.tolerances,
+            )
+            for precision, made in sets.items()
+        }
+        for form, sets in component.forms.items()
     }
-    share_weights(root / path for each in precisions.values() for path in each.graphs.values())
+    share_weights(root / path for sets in forms.values() for each in sets.values() for path in each.graphs.values())
     files = {key: _move(path, folder / path.name, root) for key, path in component.files.items()}
     entry = ComponentEntry(
         kind=component.kind or component.name,
         variant=component.variant,
         source=component.source,
         licence=component.licence,
-        precisions=precisions,
+        forms=forms,
         files=files,
         config=component.config,
     )
@@ -175,8 +178,9 @@ def _standing(root: Path) -> Manifest:
     return manifest
 
 
-def _file_name(graph: str, precision: str) -> str:
-    return f"{graph}.onnx" if precision == "float32" else f"{graph}.{precision}.onnx"
+def file_name(graph: str, form: str, precision: str) -> str:
+    """What a graph's file is called: `track.onnx`, `track.cuda.float16.onnx`; what is usual goes without saying."""
+    return ".".join((graph, *(each for each in (form, precision) if each not in ("standard", "float32")), "onnx"))
 
 
 def _move(source: Path, target: Path, root: Path) -> str:

@@ -83,6 +83,7 @@ def write_onnx(
     model = program.model_proto
     model.ir_version = IR_VERSION
     _keep_one_of_equal(model.graph)
+    _drop_unread_outputs(model.graph)
     _name_nodes(model.graph)
     for part in (
         model,
@@ -98,6 +99,14 @@ def write_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def _drop_unread_outputs(graph: onnx.GraphProto) -> None:
+    """Outputs of fused operators that nobody reads are left out: there are kernels that do not make them."""
+    read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+    for node in graph.node:
+        if node.domain:
+            node.output[:] = [name if name in read else "" for name in node.output]
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:

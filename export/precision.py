@@ -21,12 +21,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from alref_edge.errors import InputError
+from export.fused import register_schemas
 
 PRECISIONS = ("float32", "float16")
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 # Products: float16 whatever comes in, unless the policy names their weights.
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention", "MultiHeadAttention"})
 # Float32 in every component: functions of coordinates and angles, statistics, and what engines lack in float16.
 _FLOAT32_OPERATORS = frozenset(
     {
@@ -102,7 +103,7 @@ def write_float16(graphs: Mapping[str, Path], component: str) -> dict[str, Path]
     """Float16 graphs of a component beside its float32 ones, by its policy."""
     paths = {}
     for name, path in graphs.items():
-        paths[name] = path.with_name(f"{name}.float16.onnx")
+        paths[name] = path.with_name(f"{path.stem}.float16.onnx")
         onnx.save(to_float16(onnx.load(path), POLICIES[component]), paths[name])
     return paths
 
@@ -215,6 +216,7 @@ class _Conversion:
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every value of a model."""
+    register_schemas()
     bare = _without_weights(model)
     for tensor in model.graph.initializer:
         bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alref_edge.bundle.configs import AnyConfig
 from alref_edge.bundle.files import GraphFile, OpenFile
-from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST, MOST_BYTES, PRECISIONS, Manifest
+from alref_edge.bundle.manifest import EXPORT_AGAIN, FORMS, MANIFEST, MOST_BYTES, PRECISIONS, Manifest
 from alref_edge.bundle.verify import verify
 from alref_edge.errors import BundleError, InputError
 
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a verified bundle in one precision: its graphs and files by name, and what the runtime has to
-    know of it.
+    """One network of a verified bundle in one form and precision: its graphs and files by name, and what the runtime
+    has to know of it.
 
     Paths are for people and tools. What runs comes from `opened`, the bundle's files as they were verified, by path
     relative to `root`; a component that was made by hand has none, and its paths are opened.
@@ -33,6 +33,7 @@ class Component:
     name: str
     kind: str
     variant: str
+    form: str
     precision: str
     config: Mapping[str, Any]
     graphs: Mapping[str, Path]
@@ -180,8 +181,13 @@ class Bundle:
         components = self.manifest.components.values()
         return tuple(name for name in PRECISIONS if components and all(name in each.precisions for each in components))
 
-    def component(self, name: str, precision: str = "float32") -> Component:
+    def component(self, name: str, precision: str = "float32", forms: Sequence[str] = FORMS[:1]) -> Component:
         """One network of the bundle.
+
+        Args:
+            name: the component's.
+            precision: of its graphs.
+            forms: what they may be written in, best first; see `forms_of` of the runtime's devices.
 
         Raises:
             InputError: there is no such precision.
@@ -202,18 +208,20 @@ class Bundle:
                 mend=f"add it: `python -m export {name} --bundle {self.root}`.",
             )
         entry = self.manifest.components[name]
-        if precision not in entry.precisions:
+        form = next((each for each in forms if precision in entry.forms.get(each, ())), None)
+        if form is None:
             raise BundleError(
                 f"The component {name!r} of the bundle {self.manifest.name!r} has no {precision} graphs.",
                 expected=", ".join(entry.precisions),
                 got=precision,
                 mend=f"choose a precision that it has, or export it again with --precision {precision}.",
             )
-        graphs, tolerances = entry.precisions[precision].graphs, entry.precisions[precision].tolerances
+        graphs, tolerances = entry.forms[form][precision].graphs, entry.forms[form][precision].tolerances
         return Component(
             name=name,
             kind=entry.kind,
             variant=entry.variant,
+            form=form,
             precision=precision,
             config=entry.config,
             graphs={key: self.root / path for key, path in graphs.items()},

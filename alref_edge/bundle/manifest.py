@@ -13,11 +13,14 @@ from msgspec import Meta
 from alref_edge.bundle.configs import KINDS
 from alref_edge.errors import BundleError
 
-SCHEMA = "alref-edge.bundle/2"
-_FIRST_SCHEMA = "alref-edge.bundle/1"  # one precision a component, its graphs beside it; read, never written
+SCHEMA = "alref-edge.bundle/3"
+# Read, never written: one precision a component, its graphs beside it; precisions, of the standard form alone.
+_FIRST_SCHEMA, _SECOND_SCHEMA = "alref-edge.bundle/1", "alref-edge.bundle/2"
 MANIFEST = "bundle.json"
 MODEL_CARD = "MODEL_CARD.md"
 PRECISIONS = ("float32", "float16", "bfloat16")
+FORMS = ("standard", "cuda")
+"""What graphs are written in: ONNX's own operators, or with ONNX Runtime's fused ones as well, for CUDA."""
 EXPORT_AGAIN = "export the bundle again with `python -m export`, or fetch it whole from where it came."
 
 MOST_BYTES = 4 << 20
@@ -40,8 +43,8 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int, Meta(ge=0, le=1 << 36)]
 
 
-class PrecisionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The graphs of a network in one precision.
+class GraphSetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The graphs of a network in one form and precision.
 
     Attributes:
         graphs: graph name to file, relative to the bundle.
@@ -60,7 +63,7 @@ class ComponentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         variant: the size or version, such as "sam2.1_tiny".
         source: where the weights come from: a checkpoint's name and SHA-256, or a seed.
         licence: licence of the weights.
-        precisions: by precision ("float32", "float16", "bfloat16"), the graphs; they share the file of the weights.
+        forms: by form (of `FORMS`) and precision (of `PRECISIONS`), the graphs; all share the file of the weights.
         files: other files that the component needs, such as its vocabulary.
         config: what the runtime has to know of the network; see `configs`.
     """
@@ -69,14 +72,19 @@ class ComponentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     variant: Line
     source: Annotated[Mapping[Line, Line | int | float | bool | None], Meta(max_length=32)]
     licence: Line
-    precisions: Annotated[Mapping[Name, PrecisionEntry], Meta(max_length=8)]
+    forms: Annotated[Mapping[Name, Annotated[Mapping[Name, GraphSetEntry], Meta(max_length=8)]], Meta(max_length=8)]
     files: Annotated[Mapping[Name, Path], Meta(max_length=32)] = {}
     config: Mapping[str, Any] = {}
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that there are graphs of, in any form."""
+        return tuple(name for name in PRECISIONS if any(name in form for form in self.forms.values()))
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Every file that the entry names."""
-        graphs = (path for precision in self.precisions.values() for path in precision.graphs.values())
+        graphs = (path for form in self.forms.values() for each in form.values() for path in each.graphs.values())
         return (*graphs, *self.files.values())
 
 
@@ -117,7 +125,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             schema = raw.get("schema")
         except (msgspec.MsgspecError, AttributeError, RecursionError) as error:
             raise BundleError("The manifest is not a JSON object.", got=str(error), mend=EXPORT_AGAIN) from error
-        if schema not in (SCHEMA, _FIRST_SCHEMA):
+        if schema not in (SCHEMA, _FIRST_SCHEMA, _SECOND_SCHEMA):
             raise BundleError(
                 "The bundle is of another schema than this release reads.",
                 expected=SCHEMA,
@@ -128,7 +136,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name, entry in components.items():
             what = f"the component {name!r}"
             if schema == _FIRST_SCHEMA:
-                components[name] = entry = _from_first(entry, what)
+                entry = _from_first(entry, what)
+            if schema != SCHEMA:
+                components[name] = entry = _from_second(entry, what)
             _read(ComponentEntry, entry, f"{what} is malformed, it")
         for path, entry in files.items():
             _read(FileEntry, entry, f"the entry of the file {path!r} is malformed, it")
@@ -145,21 +155,28 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def _check_component(name: str, component: ComponentEntry, files: Mapping[str, FileEntry]) -> None:
-    if not component.precisions or not set(component.precisions) <= set(PRECISIONS):
-        raise BundleError(
-            f"The component {name!r} has a precision that there is not, or none.",
-            expected=", ".join(PRECISIONS),
-            got=sorted(component.precisions),
-            mend=EXPORT_AGAIN,
-        )
+    for what, known, given in (
+        ("form", FORMS, set(component.forms)),
+        ("precision", PRECISIONS, _precisions(component)),
+    ):
+        if not given or not given <= set(known):
+            raise BundleError(
+                f"The component {name!r} has a {what} that there is not, or none.",
+                expected=", ".join(known),
+                got=sorted(given),
+                mend=EXPORT_AGAIN,
+            )
     for path in component.paths:
         if path not in files:
             raise BundleError(
                 f"The component {name!r} names a file that the manifest does not list.", got=path, mend=EXPORT_AGAIN
             )
-    for precision, entry in component.precisions.items():
+    sets = [
+        (f"{form} {precision}", entry) for form, each in component.forms.items() for precision, entry in each.items()
+    ]
+    for which, entry in sets:
         for graph, path in entry.graphs.items():
-            _check_size(f"{precision} graph {graph!r} of {name!r}", files[path].size, MOST_GRAPH_BYTES)
+            _check_size(f"{which} graph {graph!r} of {name!r}", files[path].size, MOST_GRAPH_BYTES)
     kind = KINDS.get(component.kind)
     if kind is None:
         return
@@ -168,12 +185,16 @@ def _check_component(name: str, component: ComponentEntry, files: Mapping[str, F
     except BundleError as error:
         message = f"The component {name!r} cannot be run: {error.message}"
         raise BundleError(message, expected=error.expected, got=error.got, mend=error.mend) from error
-    for precision, entry in component.precisions.items():
-        _check_names(f"{precision} graphs", name, config.needed_graphs, entry.graphs)
+    for which, entry in sets:
+        _check_names(f"{which} graphs", name, config.needed_graphs, entry.graphs)
     _check_names("files", name, kind.files, component.files)
     for file, most in {**kind.files, **kind.optional_files}.items():
         if file in component.files:
             _check_size(f"file {file!r} of {name!r}", files[component.files[file]].size, most)
+
+
+def _precisions(component: ComponentEntry) -> set[str]:
+    return {precision for form in component.forms.values() for precision in form}
 
 
 def _check_names(what: str, name: str, needed: Mapping[str, int] | tuple[str, ...], given: Mapping[str, str]) -> None:
@@ -220,8 +241,17 @@ def _object(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
+def _from_second(entry: object, what: str) -> dict[str, Any]:
+    """A component of the second schema as the third has it."""
+    raw = _read(dict[str, Any], entry, what)
+    return {
+        **{key: value for key, value in raw.items() if key != "precisions"},
+        **({"forms": {FORMS[0]: raw["precisions"]}} if "precisions" in raw else {}),
+    }
+
+
 def _from_first(entry: object, what: str) -> dict[str, Any]:
-    """A component of the first schema in the form of this one."""
+    """A component of the first schema as the second had it."""
     moved = ("precision", "graphs", "tolerances")
     raw = _read(dict[str, Any], entry, what)
     precision = _read(str, raw.get("precision"), f"the precision of {what}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar, cast
 
@@ -26,6 +26,7 @@ from alref_edge.models.protocols import (
 from alref_edge.models.sam2 import Sam2
 from alref_edge.models.yamnet import YamNet
 from alref_edge.runtime import SessionOptions
+from alref_edge.runtime.device import forms_of, resolve
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -49,6 +50,7 @@ class Networks:
         device: "cpu", "cuda", "cuda:N" or "auto".
         options: threads and fall-back.
         precision: of the graphs.
+        forms: that they may have, best first; those of the device if None.
         instead: networks by the name of the bundle's component in whose place they are used; closed with the others.
 
     Attributes:
@@ -65,12 +67,14 @@ class Networks:
         device: str,
         options: SessionOptions,
         precision: str = "float32",
+        forms: Sequence[str] | None = None,
         instead: Mapping[str, Network] | None = None,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.precision = precision
         self._options = options
+        self._forms = forms or forms_of(resolve(device, allow_fallback=options.allow_fallback).kind)
         self.lock = threading.RLock()
         self._closed = False
         self._loaded: dict[str, Network] = dict(instead or {})
@@ -119,7 +123,7 @@ class Networks:
         if self._closed:
             raise EngineError("The pipeline is closed.", mend="make another with Pipeline.from_bundle.")
         if name not in self._loaded:
-            component = self.bundle.component(name, self.precision)
+            component = self.bundle.component(name, self.precision, self._forms)
             # Of a kind that cannot play this part, the first one that can says so.
             make = kinds.get(component.kind, next(iter(kinds.values())))
             self._loaded[name] = make(component, self.device, options=self._options)

@@ -15,6 +15,7 @@ from alref_edge.runtime.session import Session, SessionOptions, Signature
 BACKENDS = {"cpu": "alref_edge.runtime.ort", "cuda": "alref_edge.runtime.ort"}
 """Module of the `Backend` by kind of device; device N of a kind is "kind:N", the first of them "kind" too."""
 
+_FORMS = {"cuda": ("cuda", "standard")}
 _AUTO = ("cuda", "cpu")
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ def backend(kind: str) -> Backend:
     """The backend of a kind of device, imported when it is first asked for."""
     module: Backend = import_module(BACKENDS[kind])  # type: ignore[assignment]
     return module
+
+
+def forms_of(kind: str) -> tuple[str, ...]:
+    """The forms of graphs that run on a kind of device, best first."""
+    return _FORMS.get(kind, ("standard",))
 
 
 def resolve(device: str, *, allow_fallback: bool = False) -> Placement:

@@ -1,8 +1,9 @@
 """A look into an `.onnx` file before ONNX Runtime sees it: is it no more than what our exporters write?
 
-Graphs are plain: nodes of ONNX's own operators in a row, weights in a file beside. Whatever could make a small file run
-long or grow large is refused: graphs within nodes (Loop, If, Scan), functions, operators of other domains, counts
-beyond bounds, tensors that claim more numbers than there are bytes. The file is read once, from front to end.
+Graphs are plain: nodes of ONNX's own operators in a row, or some of ONNX Runtime's fused ones, weights in a file
+beside. Whatever could make a small file run long or grow large is refused: graphs within nodes (Loop, If, Scan),
+functions, other operators, counts beyond bounds, tensors that claim more numbers than there are bytes. The file is read
+once, from front to end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _MOST_ATTRIBUTES = 100_000
 _MOST_ENDS = 512  # inputs and outputs of the graph
 _MOST_AXES = 16
 _DOMAINS = (b"", b"ai.onnx")
+_FUSED_DOMAIN = b"com.microsoft"
+_FUSED = frozenset({b"Attention", b"BiasGelu", b"MultiHeadAttention", b"SkipLayerNormalization"})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -115,11 +118,9 @@ class _Reader:
     def _operators(self, start: int, end: int) -> None:
         for number, wire, first, last in self._fields(start, end, {1: "domain", 2: "version"}, "a set of operators"):
             if number == 1:
-                self._domain(*self._bytes(wire, first, last))
-
-    def _domain(self, start: int, end: int) -> None:
-        if self._raw[start:end] not in _DOMAINS:
-            raise _Malformed(f"operators of the domain {self._text(start, end)!r}, not of ONNX itself")
+                start, end = self._bytes(wire, first, last)
+                if self._raw[start:end] not in (*_DOMAINS, _FUSED_DOMAIN):
+                    raise _Malformed(f"operators of the domain {self._text(start, end)!r}, not of ONNX itself")
 
     def _graph(self, start: int, end: int) -> list[ExternalTensor]:
         counts = dict.fromkeys(_GRAPH, 0)
@@ -138,6 +139,7 @@ class _Reader:
         return list(found.values())
 
     def _node(self, start: int, end: int) -> None:
+        kind = domain = b""
         for number, wire, first, last in self._fields(start, end, _NODE, "a node"):
             if number <= 2:
                 self._edges += 1
@@ -145,8 +147,12 @@ class _Reader:
                 self._attribute(*self._bytes(wire, first, last))
             elif number == 9:
                 self._count_attribute()
-            elif number == 7:
-                self._domain(*self._bytes(wire, first, last))
+            elif number in (4, 7):
+                first, last = self._bytes(wire, first, last)
+                text = self._text(first, last).encode()
+                kind, domain = (text, domain) if number == 4 else (kind, text)
+        if domain not in _DOMAINS and not (domain == _FUSED_DOMAIN and kind in _FUSED):
+            raise _Malformed(f"an operator {kind.decode()!r} of the domain {domain.decode()!r}, not of ONNX itself")
         if self._edges > _MOST_EDGES:
             raise _Malformed(f"nodes with more than {_MOST_EDGES} inputs and outputs")
 

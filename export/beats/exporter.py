@@ -98,7 +98,7 @@ def export_beats(
         source=source,
         licence=LICENCE,
         config=component_config(model.config, labels),
-        precisions={each: sets[each] for each in precisions},
+        forms={"standard": {each: sets[each] for each in precisions}},
         files={"labels": write_labels(labels, out_dir / "labels.json")},
     )
 

@@ -121,7 +121,7 @@ def export_grounding_dino(
         source=source,
         licence=LICENCE,
         config=config,
-        precisions={name: made[name] for name in precisions},
+        forms={"standard": {name: made[name] for name in precisions}},
         files={"vocab": out_dir / "vocab.txt"},
     )
 

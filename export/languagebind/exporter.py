@@ -116,7 +116,7 @@ def export_languagebind(
         source=towers.source,
         licence=LICENCE,
         config=component_config(towers.audio_config, towers.text_config, towers.text_graphs),
-        precisions={name: made[name] for name in precisions},
+        forms={"standard": {name: made[name] for name in precisions}},
         files={"vocab": vocab, "merges": merges},
     )
 

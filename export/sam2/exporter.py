@@ -63,7 +63,7 @@ def export_sam2(
         source=source,
         licence=LICENCE,
         config=runtime_config(model, family),
-        precisions={name: made[name] for name in precisions},
+        forms={"standard": {name: made[name] for name in precisions}},
     )
 
 

@@ -87,7 +87,7 @@ def export_yamnet(
         source=source,
         licence=LICENCE,
         config={"patch_frames": PATCH_FRAMES, "mel_bands": MEL_BANDS},
-        precisions={name: GraphSet(graphs[name], {GRAPH: TOLERANCES[name]}) for name in precisions},
+        forms={"standard": {name: GraphSet(graphs[name], {GRAPH: TOLERANCES[name]}) for name in precisions}},
         files=files,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def component(
         source={"seed": seed} if seed is not None else {"checkpoint": "toy.pt", "sha256": "0" * 64},
         licence="Apache-2.0",
         config={"width": 3},
-        precisions=made,
+        forms={"standard": made},
         files={"vocab": folder / "vocab.txt"},
     )
 
@@ -103,7 +104,7 @@ def test_a_bundle_of_the_first_schema_is_read(root: Path) -> None:
     file = root / MANIFEST
     manifest = json.loads(file.read_text())
     (entry,) = manifest["components"].values()
-    ((precision, only),) = entry.pop("precisions").items()
+    ((precision, only),) = entry.pop("forms")["standard"].items()
     entry |= {"precision": precision, **only}
     file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/1"}))
     toy = Bundle.open(root).component("toy")
@@ -113,6 +114,30 @@ def test_a_bundle_of_the_first_schema_is_read(root: Path) -> None:
     file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/1"}))
     with pytest.raises(BundleError, match="does not fit its schema"):
         Bundle.open(root)
+
+
+def test_a_bundle_of_the_second_schema_is_read(root: Path) -> None:
+    file = root / MANIFEST
+    manifest = json.loads(file.read_text())
+    (entry,) = manifest["components"].values()
+    entry["precisions"] = entry.pop("forms")["standard"]
+    file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/2"}))
+    assert Bundle.open(root).component("toy").tolerances == {"encoder": 1e-4}
+    file.write_text(json.dumps({**manifest, "schema": "alref-edge.bundle/3"}))
+    with pytest.raises(BundleError, match="malformed"):
+        Bundle.open(root)
+
+
+def test_the_best_form_that_a_bundle_has_is_taken(tmp_path: Path) -> None:
+    made, fused = (component(tmp_path / name, text=name) for name in ("made", "fused"))
+    add_to_bundle(tmp_path / "bundle", replace(made, forms={**made.forms, "cuda": fused.forms["standard"]}))
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.component("toy").form == "standard"
+    toy = bundle.component("toy", forms=("cuda", "standard"))
+    assert (toy.form, toy.graph("encoder").name) == ("cuda", "encoder.cuda.onnx")
+    assert bundle.component("toy", forms=("tensorrt", "standard")).form == "standard"
+    with pytest.raises(BundleError, match="has no float32 graphs"):
+        bundle.component("toy", forms=("tensorrt",))
 
 
 def test_a_model_card_is_listed_kept_and_may_be_edited(root: Path, tmp_path: Path) -> None:
@@ -171,8 +196,13 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return apply
 
 
+def forms(manifest: dict) -> dict:
+    entry: dict = manifest["components"]["toy"]["forms"]
+    return entry
+
+
 def precision(manifest: dict) -> dict:
-    entry: dict = manifest["components"]["toy"]["precisions"]["float32"]
+    entry: dict = forms(manifest)["standard"]["float32"]
     return entry
 
 
@@ -208,8 +238,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "escaping path": (edit(lambda m: m["files"].update({"../x": m["files"]["toy/vocab.txt"]})), "outside"),
     "absolute path": (edit(lambda m: m["files"].update({"/etc/passwd": m["files"]["toy/vocab.txt"]})), "outside"),
     "graph not listed": (edit(lambda m: precision(m)["graphs"].update(x="toy/y.onnx")), "does not list"),
-    "no precision": (edit(lambda m: m["components"]["toy"].update(precisions={})), "has a precision that there is not"),
-    "an unknown precision": (edit(lambda m: m["components"]["toy"]["precisions"].update(int4=precision(m))), "has a p"),
+    "no form": (edit(lambda m: m["components"]["toy"].update(forms={})), "has a form that there is not"),
+    "an unknown form": (edit(lambda m: forms(m).update(rocm=forms(m)["standard"])), "has a form that there is not"),
+    "no precision": (edit(lambda m: forms(m).update(standard={})), "has a precision that there is not"),
+    "an unknown precision": (edit(lambda m: forms(m)["standard"].update(int4=precision(m))), "has a precision that"),
     "graphs are nothing": (edit(lambda m: precision(m).update(graphs=None)), "malformed"),
     "trained is a word": (edit(lambda m: m.update(trained="no")), "does not fit its schema"),
     "config is nothing": (edit(lambda m: m["components"]["toy"].update(config=None)), "malformed"),

@@ -136,10 +136,11 @@ def test_a_configuration_lacks_nothing_and_has_nothing_more(component: str) -> N
 @pytest.mark.parametrize("component", sorted(json.loads(TEXT)["components"]))
 def test_a_component_has_the_graphs_and_files_of_its_network(component: str) -> None:
     entry = json.loads(TEXT)["components"][component]
-    for precision, graph in itertools.product(entry["precisions"], entry["precisions"]["float32"]["graphs"]):
+    sets = [(form, precision) for form, each in entry["forms"].items() for precision in each]
+    for (form, precision), graph in itertools.product(sets, entry["forms"]["standard"]["float32"]["graphs"]):
         manifest = json.loads(TEXT)
-        del manifest["components"][component]["precisions"][precision]["graphs"][graph]
-        with pytest.raises(BundleError, match=rf"lacks {precision} graphs.*{graph}"):
+        del manifest["components"][component]["forms"][form][precision]["graphs"][graph]
+        with pytest.raises(BundleError, match=rf"lacks {form} {precision} graphs.*{graph}"):
             Manifest.from_json(json.dumps(manifest))
     for file in entry["files"]:
         manifest = json.loads(TEXT)
@@ -176,8 +177,12 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "ten thousand files": lambda m: m["files"].update({f"f{n}": m["files"]["MODEL_CARD.md"] for n in range(10_000)}),
     "folders in folders": lambda m: m["files"].update({"a/" * 100 + "b": m["files"]["MODEL_CARD.md"]}),
     "a name with a zero": lambda m: m["files"].update({"a\0b": m["files"]["MODEL_CARD.md"]}),
-    "a graph that is no file": lambda m: m["components"]["sam2"]["precisions"]["float32"]["graphs"].update(track=7),
-    "tolerances in words": lambda m: m["components"]["yamnet"]["precisions"]["float32"].update(tolerances={"x": "y"}),
+    "a graph that is no file": lambda m: m["components"]["sam2"]["forms"]["standard"]["float32"]["graphs"].update(
+        track=7
+    ),
+    "tolerances in words": lambda m: m["components"]["yamnet"]["forms"]["standard"]["float32"].update(
+        tolerances={"x": "y"}
+    ),
     "a source of a source": lambda m: m["components"]["yamnet"].update(source={"a": {"b": {}}}),
     "a licence as long as a book": lambda m: m["components"]["yamnet"].update(licence="x" * 10_000),
     "a component that is a list": lambda m: m["components"].update(sam2=[]),
@@ -351,7 +356,7 @@ def outputs() -> Iterator[tuple[str, str, str]]:
     for name, component in json.loads(TEXT)["components"].items():
         if name == "beats_as20k":
             continue  # the same as beats_as2m
-        for path in component["precisions"]["float32"]["graphs"].values():
+        for path in component["forms"]["standard"]["float32"]["graphs"].values():
             model = onnx.load(ROOT / "engines" / "nano" / path, load_external_data=False)
             yield from ((name, path, each.name) for each in model.graph.output if each.name != "iou")
 

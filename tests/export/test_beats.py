@@ -172,13 +172,13 @@ def test_a_graph_of_other_weights_is_refused(component: ComponentSpec, checkpoin
 
 
 def test_float16_keeps_the_attention_of_distances_wide(component: ComponentSpec) -> None:
-    narrow = onnx.load(component.precisions["float16"].graphs["tagger"])
+    narrow = onnx.load(component.forms["standard"]["float16"].graphs["tagger"])
     types = element_types(narrow)
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     read = {kind: [types[n.input[0]] for n in narrow.graph.node if n.op_type == kind] for kind in ("Softmax", "MatMul")}
     assert read["Softmax"] == [full] * NANO.encoder_layers
     assert read["MatMul"].count(half) > 6 * NANO.encoder_layers
-    assert component.precisions["float16"].tolerances == {"tagger": TOLERANCES["float16"]}
+    assert component.forms["standard"]["float16"].tolerances == {"tagger": TOLERANCES["float16"]}
 
 
 def test_both_training_sets_lie_in_one_bundle_and_tag(
@@ -188,7 +188,7 @@ def test_both_training_sets_lie_in_one_bundle_and_tag(
     for made in (four, component):
         copied = {key: Path(shutil.copy(path, tmp_path)) for key, path in {**made.float32.graphs, **made.files}.items()}
         precisions = {"float32": replace(made.float32, graphs={"tagger": copied["tagger"]})}
-        bundle = add_to_bundle(root, replace(made, precisions=precisions, files={"labels": copied["labels"]}))
+        bundle = add_to_bundle(root, replace(made, forms={"standard": precisions}, files={"labels": copied["labels"]}))
     assert set(bundle.manifest.components) == {"beats_as20k", "beats_as2m"}
     assert bundle.manifest.components["beats_as2m"].source["checkpoint"] == "nano.pt"
     wave = np.random.default_rng(0).standard_normal(16_000).astype(np.float32) / 10

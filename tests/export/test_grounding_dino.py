@@ -155,7 +155,7 @@ def test_component_says_what_the_runtime_needs(component: ComponentSpec) -> None
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str, precision: str) -> None:
-    graph = onnx.load(component.precisions[precision].graphs[name])
+    graph = onnx.load(component.forms["standard"][precision].graphs[name])
     onnx.checker.check_model(graph, full_check=True)
     assert graph.ir_version <= 10
     assert [(each.domain, each.version) for each in graph.opset_import] == [("", 18)]

@@ -119,7 +119,7 @@ def test_texts_may_end_with_their_end(component: ComponentSpec) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_graphs_are_accepted_with_their_tolerance(component: ComponentSpec, precision: str) -> None:
-    made = component.precisions[precision]
+    made = component.forms["standard"][precision]
     assert set(made.graphs) == {"audio", "text", "image_text"}
     assert set(made.tolerances.values()) == {TOLERANCES[precision]}
     for path in made.graphs.values():

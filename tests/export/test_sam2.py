@@ -144,7 +144,7 @@ def test_component_tells_the_runtime_what_it_needs(component: ComponentSpec) -> 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec, precision: str) -> None:
-    for path in component.precisions[precision].graphs.values():
+    for path in component.forms["standard"][precision].graphs.values():
         model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)
         assert {each.domain: each.version for each in model.opset_import} == {"": 18}
@@ -153,7 +153,7 @@ def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec
 
 
 def test_float16_graphs_have_the_names_of_the_float32_ones_and_hand_on_float16(component: ComponentSpec) -> None:
-    narrow = component.precisions["float16"]
+    narrow = component.forms["standard"]["float16"]
     assert set(narrow.graphs) == set(narrow.tolerances) == set(component.float32.graphs)
     for name, path in narrow.graphs.items():
         ours, theirs = (onnx.load(each).graph for each in (path, component.float32.graphs[name]))
@@ -165,7 +165,7 @@ def test_float16_graphs_have_the_names_of_the_float32_ones_and_hand_on_float16(c
 
 
 def test_a_check_finds_a_float16_graph_that_is_far_off(component: ComponentSpec, model: Any, tmp_path: Path) -> None:
-    narrow = component.precisions["float16"].graphs
+    narrow = component.forms["standard"]["float16"].graphs
     wrong = onnx.load(narrow["memory_encoder"])
     (last,) = (each for each in wrong.graph.initializer if "encoder.out_proj.weight" in each.name)
     last.raw_data = (np.frombuffer(last.raw_data, np.float16) * np.float16(1.5)).tobytes()

@@ -108,7 +108,7 @@ def test_the_official_graph_is_the_keras_graph(official: tuple[ComponentSpec, Pa
 
 def test_float16_is_near(component: ComponentSpec, checkpoint: Path) -> None:
     patches = example_run(build_model(NANO, read_weights(checkpoint, NANO))).patches_ntm
-    wide, narrow = (run(component.precisions[each].graphs["yamnet"], patches) for each in ("float32", "float16"))
+    wide, narrow = (run(component.forms["standard"][each].graphs["yamnet"], patches) for each in ("float32", "float16"))
     assert np.abs(wide[0] - narrow[0]).max() < 0.02
     assert not np.array_equal(wide[0], narrow[0])
 

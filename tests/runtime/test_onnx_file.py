@@ -209,6 +209,16 @@ def test_a_hostile_graph_is_refused(tmp_path: Path, name: str) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_the_fused_operators_that_exporters_write_run(tmp_path: Path) -> None:
+    weight = constant("b", 0.0, dtype=np.float32)
+    fused = helper.make_node("BiasGelu", ["sum", "b"], ["gelu"], domain="com.microsoft")
+    made = model([*ending("x")[:1], fused, helper.make_node("Expand", ["gelu", "seven"], ["y"])], [SEVEN, weight])
+    (tmp_path / "g.onnx").write_bytes(made.SerializeToString())
+    with open_session(tmp_path / "g.onnx", device="cpu", signature=SIGNATURE) as session:
+        got = session.run({"x": np.ones((1, 10), np.float32)})["y"]
+    np.testing.assert_allclose(got, np.full((1, 7), 10), rtol=1e-6)
+
+
 def test_what_is_no_more_than_that_runs(tmp_path: Path) -> None:
     np.arange(20, dtype=np.float32).tofile(tmp_path / "weights.bin")
     for made, expected in ((good(), 10), (outside(offset=40), sum(range(10, 20))), (row(50), 10)):
