@@ -62,7 +62,7 @@ class Report:
 
     Attributes:
         findings: in the order in which they are printed.
-        can_run: whether `alref-edge run` can do its work on some device.
+        can_run: whether `alref-edge rvos` can do its work on some device.
     """
 
     findings: tuple[Finding, ...]

@@ -7,7 +7,7 @@ from importlib import import_module
 
 PROGRAMS = {
     "components": "each graph beside the official PyTorch module, in one run",
-    "reference": "the official pipeline's structure beside `alref-edge run`: boxes, masks, times",
+    "reference": "the official pipeline's structure beside `alref-edge rvos`: boxes, masks, times",
     "sharing": "ten sentences on one clip beside ten runs",
     "vectors": "make tests/vectors: the official answers on the shipped weights",
     "mllm": "an LLM's server under load: many requests at once beside one at a time",

@@ -1,4 +1,4 @@
-"""What programs need to run `alref-edge run` beside the official code, and to compare what both made."""
+"""What programs need to run `alref-edge` beside the official code, and to compare what both made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from PIL import Image
 from alref_edge.media.folder import natural_key
 
 
-def run_ours(source: Path, options: Sequence[str], out: Path, bundle: Path | None, threads: int) -> dict[str, Any]:
-    """Run `alref-edge run` on the CPU, without an overlay.
+def run_ours(
+    command: str, source: Path, options: Sequence[str], out: Path, bundle: Path | None, threads: int
+) -> dict[str, Any]:
+    """Run `alref-edge` on the CPU, without an overlay.
 
     Args:
+        command: rvos or avs.
         source: the video.
         options: further ones.
         out: the folder of the result.
@@ -32,11 +35,11 @@ def run_ours(source: Path, options: Sequence[str], out: Path, bundle: Path | Non
     Raises:
         subprocess.CalledProcessError: it failed, and has said why.
     """
-    command = [sys.executable, "-m", "alref_edge", "run", str(source), "--out", str(out), "--no-overlay", *options]
-    command += ["--device", "cpu", "--threads", str(threads)]
-    command += [] if bundle is None else ["--bundle", str(bundle)]
+    arguments = [sys.executable, "-m", "alref_edge", command, str(source), "--out", str(out), "--no-overlay", *options]
+    arguments += ["--device", "cpu", "--threads", str(threads)]
+    arguments += [] if bundle is None else ["--bundle", str(bundle)]
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start
     record: dict[str, Any] = json.loads((out / "result.json").read_text())
     return {**record, "wall_s": seconds}

@@ -1,4 +1,4 @@
-"""The official pipeline's structure beside `alref-edge run`: the bundle's weights, frames and recorded answers.
+"""The official pipeline's structure beside `alref-edge`: the bundle's weights, frames and recorded answers.
 
 The official side runs in the reference environment (ALREF_REFERENCE_PYTHON), sentence by sentence and object by object
 as the official code does; ours takes those of a video together. Compared are boxes and every mask, with --audio also

@@ -108,7 +108,7 @@ def _ours(folder: Path, answers: list[dict[str, Any]], arguments: argparse.Names
     pivots.write_text(json.dumps({"schema": "alref-edge.pivots/1", "sentences": answers}))
     options = [option for answer in answers for option in ("--text", answer["text"])]
     options += ["--selector", "replay", "--pivots", str(pivots)]
-    record = run_ours(folder / "frames", options, out, arguments.bundle, arguments.threads)
+    record = run_ours("rvos", folder / "frames", options, out, arguments.bundle, arguments.threads)
     for result in record["sentences"]:
         result["masks_thw"] = read_maps(out / result["masks"]["folder"]) > 0
     return record

@@ -152,7 +152,7 @@ def _ours(folder: Path, clip: dict[str, str], arguments: argparse.Namespace) -> 
     options += ["--answers", clip["answers"], "--clip", clip["name"], "--segments", clip["segments"]]
     if clip["setting"] == "avss":
         options += ["--semantic", "--categories", str(folder / "categories.txt")]
-    record = run_ours(Path(clip["frames"]), options, out, arguments.bundle, arguments.threads)
+    record = run_ours("avs", Path(clip["frames"]), options, out, arguments.bundle, arguments.threads)
     for each in record["objects"]:
         each["masks_thw"] = read_maps(out / each["masks"]["folder"]) > 0
     record["classes_thw"] = read_maps(out / "semantic") if clip["setting"] == "avss" else None

@@ -104,10 +104,10 @@ def quiet(done: Watched) -> Watched:
 
 COMMANDS = {
     "demo": ("demo", *QUICK),
-    "run": ("run", "{clip}", "--text", "the circle", "--out", "out", "--report", *QUICK),
-    "run --audio": ("run", "{clip}", "--audio", "--out", "out", "--semantic", *QUICK),
-    "run --selector mllm": (
-        *("run", "{clip}", "--text", "the circle", "--selector", "mllm", "--endpoint", "{url}", "--out", "out"),
+    "rvos": ("rvos", "{clip}", "--text", "the circle", "--out", "out", "--report", *QUICK),
+    "avs": ("avs", "{clip}", "--out", "out", "--semantic", *QUICK),
+    "rvos --selector mllm": (
+        *("rvos", "{clip}", "--text", "the circle", "--selector", "mllm", "--endpoint", "{url}", "--out", "out"),
         *("--transcript", "said", "--record", "decided", *QUICK),
     ),
     "agree": ("agree", "--reference", "{recorded}", "--ours", "{recorded}"),
@@ -264,7 +264,7 @@ def no_switch(tmp_path: Path) -> str:
 
 @watched
 @without_the_switch
-@pytest.mark.parametrize("name", ["doctor", "run"])
+@pytest.mark.parametrize("name", ["doctor", "rvos"])
 def test_without_the_switch_a_device_id_is_found(name: str, place: Place, clip: Path, no_switch: str) -> None:
     arguments = [clip if each == "{clip}" else each for each in COMMANDS[name] or ()]
     done = place.watch(*ALREF, *arguments, PYTHONPATH=no_switch)

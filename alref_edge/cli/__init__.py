@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli import agree, demo, doctor, evaluate, mllm, run, synth
-from alref_edge.cli.console import EPILOG, Program, echo, streams_that_hold
+from alref_edge.cli import agree, avs, demo, doctor, evaluate, mllm, rvos, synth
+from alref_edge.cli.console import EXIT_CODES, Program, echo, streams_that_hold
 
 app = typer.Typer(
     name="alref-edge",
     cls=Program,
     help="Segment, in a video, what a sentence refers to. Offline, without PyTorch.",
-    epilog=EPILOG,
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,7 +40,7 @@ def _root(
 
 
 # In the order of `--help`.
-for _module in (demo, run, mllm, evaluate, agree, synth, doctor):
+for _module in (demo, rvos, avs, mllm, evaluate, agree, synth, doctor):
     _module.register(app)
 
 

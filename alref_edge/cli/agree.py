@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import EPILOG, Clean, Debug, echo, guarded, look_for_leftovers
+from alref_edge.cli.console import add_command, echo, look_for_leftovers
+from alref_edge.cli.options import Clean, Debug
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=EPILOG)(agree)
+    add_command(app, agree)
 
 
-@guarded
 def agree(
     reference: Annotated[Path, typer.Option(help="Folder of recorded decisions, such as gpt_results.")],
-    ours: Annotated[Path, typer.Option(help="Folder of ours, in the same layout; `run --record` writes it.")],
+    ours: Annotated[Path, typer.Option(help="Folder of ours, in the same layout; `rvos --record` writes it.")],
     setting: Annotated[
         str | None, typer.Option(help="s4, ms3, avss, v2_binary or rvos; all that both hold, if left out.")
     ] = None,

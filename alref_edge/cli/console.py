@@ -17,37 +17,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
+from alref_edge.cli.grouping import GroupedCommand, with_flat_options
 from alref_edge.errors import AlrefError, InputError
 
 if TYPE_CHECKING:
     from alref_edge.pipeline import Pipeline, Progress, ProgressCallback
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-EPILOG = (
+EXIT_CODES = (
     "Exit codes: 0 done, 1 or 2 a request that makes no sense, 3 the video, 4 the bundle, 5 a graph, 6 an execution "
     "provider, 7 the LLM's server, 8 memory, disk or time, 9 done, but stdout did not take all that was printed, 129, "
     "130 or 143 interrupted. Nothing half-written is left behind; --clean removes what a killed run left."
 )
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-BundleOption = Annotated[Path | None, typer.Option(help="The bundle's folder; the shipped one if left out.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="Of the graphs: float32, or float16 where the bundle has it.")]
-AllowFallback = Annotated[bool, typer.Option("--allow-fallback", help="Take the CPU where the device does not work.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads for one operator; 0: the backend's choice.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notices; warnings and errors all the same.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Also say what is loaded, on which device, and when stages begin and end.")
-]
-Clean = Annotated[bool, typer.Option("--clean", help="Remove what killed runs left beside the output.")]
 
 _UNPRINTED = 9
 _shown: list[_ProgressLine | _ProgressLog] = []
@@ -76,21 +63,28 @@ _AS_OPTION = {
 }
 
 
-def guarded(command: Callable[P, T]) -> Callable[P, T]:
-    """A user's mistake ends in one line and its exit code, an interruption in 130; `--debug` lets both through.
+def add_command(app: typer.Typer, command: Callable[..., None], name: str | None = None) -> None:
+    """Add a command of the user's: guarded, its options in groups (see `grouping`); its own name if none is given."""
+    app.command(name, cls=GroupedCommand, epilog=EXIT_CODES)(_guarded(command))
 
-    With `--verbose` the log of the package goes to stderr.
+
+def _guarded(command: Callable[..., T]) -> Callable[..., T]:
+    """A command with flat options, as Typer takes it (see `grouping`), that ends as a user expects.
+
+    A user's mistake ends in one line and its exit code, an interruption in 130; `--debug` lets both through. With
+    `--verbose` the log of the package goes to stderr.
     """
+    flat = with_flat_options(command)
 
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+    @wraps(flat)
+    def run(**options: Any) -> T:
         from alref_edge.files import unwound_by_signals
 
         try:
-            with unwound_by_signals(), _log_shown() if kwargs.get("verbose") else nullcontext():
-                return command(*args, **kwargs)
+            with unwound_by_signals(), _log_shown() if options.get("verbose") else nullcontext():
+                return flat(**options)
         except AlrefError as error:
-            if kwargs.get("debug"):
+            if options.get("debug"):
                 raise
             say(f"error: {in_options(error)}", colour=typer.colors.RED)
             raise typer.Exit(error.exit_code) from error

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import AsJson, Debug, echo, guarded, print_json
+from alref_edge.cli.console import add_command, echo, print_json
+from alref_edge.cli.options import AsJson, Debug
 
 _bundle = typer.Typer(help="Bundles: folders of exported networks.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(doctor)
+    add_command(app, doctor)
+    add_command(_bundle, bundle_verify, "verify")
     app.add_typer(_bundle, name="bundle")
 
 
-@guarded
 def doctor(
     bundle: Annotated[Path | None, typer.Option(help="A bundle to verify; the shipped one if left out.")] = None,
     as_json: AsJson = False,
@@ -36,8 +37,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-@_bundle.command("verify")
-@guarded
 def bundle_verify(
     folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], as_json: AsJson = False, debug: Debug = False
 ) -> None:

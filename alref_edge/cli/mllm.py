@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from alref_edge.cli.console import AsJson, Debug, Verbose, echo, guarded, print_json, say
+from alref_edge.cli.console import add_command, echo, print_json, say
+from alref_edge.cli.options import AsJson, Debug, Verbose
 from alref_edge.errors import MllmError
 
 _mllm = typer.Typer(help="The local multimodal LLM, which vLLM serves.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,6 +19,7 @@ _POLL_S = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    add_command(_mllm, serve)
     app.add_typer(_mllm, name="mllm")
 
 
@@ -26,8 +28,6 @@ def _group() -> None:
     pass
 
 
-@_mllm.command()
-@guarded
 def serve(
     model: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def serve(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Serve a multimodal LLM on this machine until interrupted; `alref-edge run ... --selector mllm` finds it."""
+    """Serve a multimodal LLM on this machine until interrupted; `alref-edge rvos ... --selector mllm` finds it."""
     from alref_edge.bundle import shipped
     from alref_edge.mllm.endpoint import ServerState, remove_state, write_state
     from alref_edge.mllm.serving.server import MllmServer, ServerSettings
@@ -93,7 +93,7 @@ def serve(
                 else:
                     echo(
                         f"{endpoint.model} answers at {endpoint.url}",
-                        'alref-edge run VIDEO --text "..." --selector mllm   finds it by itself',
+                        'alref-edge rvos VIDEO --text "..." --selector mllm   finds it by itself',
                         f"Ctrl+C ends it. Its key is in {file}, which this user alone can read.",
                     )
                 while server.wait(_POLL_S) is None:

@@ -8,29 +8,24 @@ from typing import Annotated
 import typer
 
 from alref_edge.cli.console import (
-    EPILOG,
-    AsJson,
-    Clean,
-    Debug,
-    Quiet,
-    Verbose,
+    add_command,
     echo,
-    guarded,
     look_for_leftovers,
     print_json,
     progress_line,
     seed_range,
 )
+from alref_edge.cli.options import AsJson, Clean, GeneralOptions
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=EPILOG)(synth)
+    add_command(app, synth)
 
 
-@guarded
 def synth(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    *,
     seeds: Annotated[str, typer.Option(metavar="A:B", help="Seeds of the scenes, A up to B - 1; or one.")] = "0:10",
     layout: Annotated[
         str,
@@ -46,9 +41,7 @@ def synth(
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier dataset of this command.")] = False,
     clean: Clean = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    debug: Debug = False,
+    general: GeneralOptions,
 ) -> None:
     """Write generated scenes, with sound, masks and sentences, in the layout of a public dataset."""
     from alref_edge.datasets.synthetic.layouts import LAYOUTS, write_dataset
@@ -56,7 +49,7 @@ def synth(
 
     chosen = seed_range(seeds)
     look_for_leftovers(out, clean)
-    with progress_line(quiet=quiet) as line:
+    with progress_line(quiet=general.quiet) as line:
         written = write_dataset(
             out,
             layout,

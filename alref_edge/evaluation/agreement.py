@@ -21,7 +21,7 @@ SCHEMA = "alref-edge.agreement/1"
 RVOS = "rvos"
 PARTS = (*(setting.value for setting in Setting), RVOS)
 """What a folder may hold: decisions about sounds in four settings, and about sentences."""
-_MEND = "give the files as the official code, or `alref-edge run --record`, writes them."
+_MEND = "give the files as the official code, or `alref-edge rvos --record`, writes them."
 
 MEASURES = {
     "categories_precision": "categories: ours that the reference names, clip by clip",
@@ -153,7 +153,7 @@ def compare_folders(reference: str | Path, ours: str | Path, part: str | None = 
             got=" and ".join(
                 f"{', '.join(each) or 'none'} in {folder}" for each, folder in zip(held, folders, strict=True)
             ),
-            mend="check the paths, and --setting; `alref-edge run --record DIR` writes such a folder.",
+            mend="check the paths, and --setting; `alref-edge rvos --record DIR` writes such a folder.",
         )
     return tuple(Agreement.of(each, *(read_decisions(folder, each) for folder in folders)) for each in both)
 

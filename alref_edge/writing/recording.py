@@ -63,7 +63,7 @@ def record_decisions(
             "Decisions about sounds are of a setting, those about sentences are not.",
             expected=", ".join(each.value for each in Setting) if setting is None else "no setting",
             got=setting,
-            mend="name the setting with --audio, and only then.",
+            mend="name the setting for sounds (`alref-edge avs`), and only then.",
         )
     if isinstance(results, AvsRun):
         _record_sounds(Path(folder), Setting.named(setting or ""), clip, results)

@@ -31,10 +31,11 @@ class Case:
         error: the class that it must get.
         words: what the message must hold; the last one belongs to the mend.
         make: prepares the place (a folder with `clip.mp4` in it) and gives further arguments.
-        video: INPUT.
+        video: VIDEO.
         text: the sentences.
         bundle: makes the bundle bad, given a copy of the shipped one.
         extra: further arguments.
+        command: rvos or avs.
     """
 
     error: type[AlrefError]
@@ -44,6 +45,7 @@ class Case:
     text: tuple[str, ...] = ("a red ball",)
     bundle: Callable[[Path], object] | None = None
     extra: list[str] = field(default_factory=list)
+    command: str = "rvos"
 
 
 def pivots_file(*pivots: dict[str, Any], text: str = "a red ball", schema: str = "alref-edge.pivots/1") -> Any:
@@ -151,7 +153,7 @@ CASES: dict[str, Case] = {
     "too long": Case(MediaError, ("duration", "raise the limit: --limit-seconds"), extra=["--limit-seconds", "0.1"]),
     "a limit of nothing": Case(InputError, ("limit", "above 0"), extra=["--limit-frames", "0"]),
     # The sentences.
-    "no sentence": Case(InputError, ("sentences", "--text", "or --audio"), text=()),
+    "no sentence": Case(InputError, ("sentences", "--text", "alref-edge avs"), text=()),
     "empty sentence": Case(InputError, ("empty", "say in words"), text=("a red ball", "  ")),
     "only periods": Case(InputError, ("empty", "say in words"), text=(" . . ? ",)),
     "too many words": Case(InputError, ("too long", "shorten it"), text=("a red ball " * 120,)),
@@ -222,15 +224,16 @@ CASES: dict[str, Case] = {
     # The sound.
     "a picture for a sound": Case(
         MediaError, ("a JPEG image", "give a sound"),
-        lambda place: Image.new("RGB", (64, 48)).save(place / "a.jpg") or ["--audio", "a.jpg"], text=(),
+        lambda place: Image.new("RGB", (64, 48)).save(place / "a.jpg") or ["--audio", "a.jpg"], text=(), command="avs",
     ),
     "words for a sound": Case(
         MediaError, ("Got: text", "give a sound"),
-        lambda place: writes("a.wav", b"just words " * 50)(place) or ["--audio", "a.wav"], text=(),
+        lambda place: writes("a.wav", b"just words " * 50)(place) or ["--audio", "a.wav"], text=(), command="avs",
     ),
     "too long a sound": Case(
         MediaError, ("limit", "--limit-seconds"),
-        lambda place: make_sound(place / "a.wav") and ["--audio", "a.wav", "--limit-seconds", "0.6"], text=(),
+        lambda place: make_sound(place / "a.wav") and ["--audio", "a.wav", "--limit-seconds", "0.6"],
+        text=(), command="avs",
     ),
     # Where the result goes.
     "output below a file": Case(InputError, ("cannot be written", "--out"), extra=["--out", "clip.mp4/out"]),
@@ -296,7 +299,7 @@ def test_bad_input(name: str, clip: Path, nano_bundle: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERM", "dumb")
     shutil.copy(clip, tmp_path / "clip.mp4")
-    arguments = ["run", case.video]
+    arguments = [case.command, case.video]
     for text in case.text:
         arguments += ["--text", text]
     bundle = nano_bundle

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from alref_edge.cli.console import printable, progress_line, warn
-from alref_edge.cli.run import read_sentences
+from alref_edge.cli.rvos import read_sentences
 from alref_edge.datasets.synthetic import make_scene
 from alref_edge.media import open_video
 from alref_edge.pipeline.measure import Progress
@@ -85,7 +85,7 @@ def test_real_frames_end_to_end(media: Path, tmp_path: Path) -> None:
     for frame, image in open_video(media / "dog_silent_audio.mp4").frames(stop=21):
         Image.fromarray(image).save(tmp_path / "dog" / f"{frame:03d}.jpg", quality=95)
     done = alref(
-        "run", "dog", "--text", "the dog", "--text", "a person on the left", "--out", "out", "--device", "cpu",
+        "rvos", "dog", "--text", "the dog", "--text", "a person on the left", "--out", "out", "--device", "cpu",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_without_a_network_it_prints_the_same(clip: Path, tmp_path: Path) -> Non
     cut_off = ("unshare", "--net", "--map-root-user")
     if not shutil.which("unshare") or subprocess.run([*cut_off, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not permit unshare --net")
-    arguments = ("run", clip, "--text", "a ball", "--text", "a wall", "--out", "out", "--device", "cpu")
+    arguments = ("rvos", clip, "--text", "a ball", "--text", "a wall", "--out", "out", "--device", "cpu")
     printed = []
     for prefix in ((), cut_off):
         done = alref(*arguments, "--overwrite", cwd=tmp_path, prefix=prefix)
@@ -122,14 +122,14 @@ def test_without_a_network_it_prints_the_same(clip: Path, tmp_path: Path) -> Non
 def test_json_on_stdout_is_the_result_file_and_replays_to_the_same_masks(clip: Path, tmp_path: Path) -> None:
     sentences = tmp_path / "sentences.txt"
     sentences.write_text("a ball\n\na wall\n", encoding="utf-8")
-    first = alref("run", clip, "--text-file", sentences, "--out", "one", "--json", "--no-overlay", cwd=tmp_path)
+    first = alref("rvos", clip, "--text-file", sentences, "--out", "one", "--json", "--no-overlay", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     record = json.loads(first.stdout)
     assert record == json.loads((tmp_path / "one" / "result.json").read_text())
     assert [entry["text"] for entry in record["sentences"]] == ["a ball", "a wall"]
     assert record["overlay"] is None
     again = alref(
-        "run", clip, "--text-file", sentences, "--selector", "replay", "--pivots", tmp_path / "one" / "result.json",
+        "rvos", clip, "--text-file", sentences, "--selector", "replay", "--pivots", tmp_path / "one" / "result.json",
         "--out", "two", "--no-overlay", cwd=tmp_path,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
@@ -142,7 +142,7 @@ def test_json_on_stdout_is_the_result_file_and_replays_to_the_same_masks(clip: P
 def test_the_output_folder_is_named_after_the_input(clip: Path, tmp_path: Path) -> None:
     for _ in range(2):
         done = alref(
-            "run", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", "--report", "--overwrite", cwd=tmp_path
+            "rvos", clip, "--text", "a ball", "--masks", "rle", "--no-overlay", "--report", "--overwrite", cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
     out = tmp_path / "clip-alref"
@@ -162,7 +162,7 @@ def test_a_file_name_that_is_no_utf8(clip: Path, tmp_path: Path) -> None:
         shutil.copy(clip, video)
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    done = alref("run", video.name, "--text", "a ball", "--masks", "none", "--no-overlay", cwd=tmp_path)
+    done = alref("rvos", video.name, "--text", "a ball", "--masks", "none", "--no-overlay", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("caf\ufffd-alref\n")
     out = tmp_path / os.fsdecode(b"caf\xe9-alref")
@@ -201,7 +201,7 @@ def test_an_interruption_leaves_nothing(
     tmp_path: Path, long_clip: Path, number: signal.Signals, code: int, times: int
 ) -> None:
     process = started(
-        "run", long_clip, "--text", "a ball", "--out", "deep/out", "--device", "cpu",
+        "rvos", long_clip, "--text", "a ball", "--out", "deep/out", "--device", "cpu",
         cwd=tmp_path, waits_for="deep/.out.partial-????????",
     )  # fmt: skip
     time.sleep(1)
@@ -277,7 +277,7 @@ def test_what_a_killed_command_left_is_named_and_removed(
 
 def test_a_run_to_a_name_that_another_writes_is_refused_at_once(tmp_path: Path, clip: Path) -> None:
     first = started(*SYNTH, cwd=tmp_path, waits_for=".data.partial-????????/*")
-    for arguments in (("run", clip, "--text", "a ball", "--out", "data"), ("synth", "data", "--clean")):
+    for arguments in (("rvos", clip, "--text", "a ball", "--out", "data"), ("synth", "data", "--clean")):
         done = alref(*arguments, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: Another run is writing to {tmp_path / 'data'}.")
@@ -312,7 +312,7 @@ def shell(line: str, *arguments: object, cwd: Path) -> subprocess.CompletedProce
 def test_a_result_stands_whatever_becomes_of_what_is_printed(
     tmp_path: Path, clip: Path, line: str, code: int, said: str
 ) -> None:
-    done = shell(line, "run", clip, "--text", "a ball", "--text", "a wall", "--out", "out", cwd=tmp_path)
+    done = shell(line, "rvos", clip, "--text", "a ball", "--text", "a wall", "--out", "out", cwd=tmp_path)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert said in done.stderr
@@ -325,8 +325,8 @@ def test_a_result_stands_whatever_becomes_of_what_is_printed(
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("doctor",), 9), (("--help",), 9), (("--version",), 9), (("run", "--help"), 9), (("doctor", "--json"), 9),
-     (("runn",), 2), (("run", "nothing.mp4", "--text", "x"), 3)],
+    [(("doctor",), 9), (("--help",), 9), (("--version",), 9), (("rvos", "--help"), 9), (("doctor", "--json"), 9),
+     (("run",), 2), (("rvos", "nothing.mp4", "--text", "x"), 3)],
 )  # fmt: skip
 @pytest.mark.parametrize("line", [">&-", ">/dev/full 2>/dev/full", ">&- 2>&-"])
 def test_no_stream_brings_a_traceback(tmp_path: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
@@ -337,12 +337,12 @@ def test_no_stream_brings_a_traceback(tmp_path: Path, arguments: tuple[str, ...]
 
 
 def test_an_error_is_one_line_and_a_traceback_only_on_demand(tmp_path: Path) -> None:
-    done = alref("run", "nothing.mp4", "--text", "a dog", cwd=tmp_path)
+    done = alref("rvos", "nothing.mp4", "--text", "a dog", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stdout == ""
     assert done.stderr.startswith("error: nothing.mp4 does not exist.")
     assert done.stderr.count("\n") == 1
-    done = alref("run", "nothing.mp4", "--text", "a dog", "--debug", cwd=tmp_path)
+    done = alref("rvos", "nothing.mp4", "--text", "a dog", "--debug", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -424,18 +424,18 @@ def on_a_terminal(*arguments: str, cwd: Path) -> tuple[int, str]:
 def _bad_bundle(place: Path, nano_bundle: Path) -> list[str]:
     shutil.copytree(nano_bundle, place / "bundle")
     (place / "bundle" / ATTACK).touch()
-    return ["run", "clip.mp4", "--text", "a ball", "--bundle", "bundle"]
+    return ["rvos", "clip.mp4", "--text", "a ball", "--bundle", "bundle"]
 
 
 def _bad_frame(place: Path, nano_bundle: Path) -> list[str]:
     (place / "frames").mkdir()
     (place / "frames" / f"1{ATTACK}.png").write_bytes(bytes(99))
-    return ["run", "frames", "--text", "a ball"]
+    return ["rvos", "frames", "--text", "a ball"]
 
 
 def _bad_pivots(place: Path, nano_bundle: Path) -> list[str]:
     (place / "p.json").write_text(json.dumps({"schema": ATTACK}))
-    return ["run", "clip.mp4", "--text", "a ball", "--selector", "replay", "--pivots", "p.json"]
+    return ["rvos", "clip.mp4", "--text", "a ball", "--selector", "replay", "--pivots", "p.json"]
 
 
 @pytest.mark.parametrize(
@@ -444,13 +444,13 @@ def _bad_pivots(place: Path, nano_bundle: Path) -> list[str]:
         (_bad_bundle, 4),
         (_bad_frame, 3),
         (_bad_pivots, 2),
-        (lambda place, bundle: ["run", ATTACK, "--text", "x"], 3),
-        (lambda place, bundle: ["run", "clip.mp4", "--text", "x", "--masks", ATTACK], 2),
+        (lambda place, bundle: ["rvos", ATTACK, "--text", "x"], 3),
+        (lambda place, bundle: ["rvos", "clip.mp4", "--text", "x", "--masks", ATTACK], 2),
         (lambda place, bundle: ["doctor", "--bundle", ATTACK], 1),
         (lambda place, bundle: ["doctor", "--bundle", ATTACK + "\nok       bundle: whole"], 1),
-        (lambda place, bundle: [f"run{ATTACK}"], 2),
-        (lambda place, bundle: ["run", "clip.mp4", f"--{ATTACK}"], 2),
-        (lambda place, bundle: ["run", "clip.mp4", "--threads", ATTACK], 2),
+        (lambda place, bundle: [f"rvos{ATTACK}"], 2),
+        (lambda place, bundle: ["rvos", "clip.mp4", f"--{ATTACK}"], 2),
+        (lambda place, bundle: ["rvos", "clip.mp4", "--threads", ATTACK], 2),
         (lambda place, bundle: ["eval", "synthetic", "--seeds", ATTACK], 2),
         (lambda place, bundle: ["agree", "--reference", ATTACK, "--ours", "."], 2),
         (lambda place, bundle: ["mllm", "serve", "--model", ATTACK], 2),
@@ -468,7 +468,7 @@ def test_nothing_foreign_steers_a_terminal(
 
 def test_a_sentence_can_forge_no_line(tmp_path: Path, clip: Path) -> None:
     forged = "a ball\nthe circle: pivots frame 0 (0.99); masks masks/01-forged"
-    arguments = ("run", str(clip), "--text", forged, "--text", f"a {ATTACK} wall", "--out", "out", "--masks", "none")
+    arguments = ("rvos", str(clip), "--text", forged, "--text", f"a {ATTACK} wall", "--out", "out", "--masks", "none")
     code, printed = on_a_terminal(*arguments, "--no-overlay", cwd=tmp_path)
     assert code == 0, printed
     assert not CONTROLS.intersection(printed)
@@ -484,7 +484,7 @@ def test_a_sentence_can_forge_no_line(tmp_path: Path, clip: Path) -> None:
 
 def test_quiet_is_without_notices_but_not_without_warnings(tmp_path: Path, clip: Path) -> None:
     (tmp_path / ".out.partial-0a0a0a0a").mkdir()
-    arguments = ("run", clip, "--text", "a ball", "--out", "out", "--masks", "none", "--no-overlay")
+    arguments = ("rvos", clip, "--text", "a ball", "--out", "out", "--masks", "none", "--no-overlay")
     loud = alref(*arguments, cwd=tmp_path).stderr.splitlines()
     quiet = alref(*arguments, "--overwrite", "--quiet", cwd=tmp_path).stderr.splitlines()
     assert [line for line in loud if line.startswith("warning: ")] == quiet
@@ -531,20 +531,20 @@ def test_a_folders_masks_and_an_images_overlay(tmp_path: Path) -> None:
     scene = make_scene(3)
     for frame, name in enumerate(("1.jpg", "2.png", "10.jpeg", "größe.png")):
         Image.fromarray(scene.frame(frame)).save(tmp_path / "frames" / name)
-    done = alref("run", "frames", "--text", "the cross", "--out", "out", cwd=tmp_path)
+    done = alref("rvos", "frames", "--text", "the cross", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out" / "masks" / "00-the-cross").iterdir()) == [
         "1.png", "10.png", "2.png", "größe.png"
     ]  # fmt: skip
     record = json.loads((tmp_path / "out" / "result.json").read_bytes())
     assert record["input"]["frame_names"] == ["1", "2", "10", "größe"]
-    done = alref("run", "frames/2.png", "--text", "the cross 红", "--report", "--out", "one", cwd=tmp_path)
+    done = alref("rvos", "frames/2.png", "--text", "the cross 红", "--report", "--out", "one", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
         "masks", "overlay.png", "report.html", "result.json"
     ]  # fmt: skip
     assert "note: the overlay's font (Latin, Greek, Cyrillic) lacks '红'" in done.stderr
-    done = alref("run", "frames/2.png", "--text", "the cross", "--out", "one", "--overwrite", cwd=tmp_path)
+    done = alref("rvos", "frames/2.png", "--text", "the cross", "--out", "one", "--overwrite", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["masks", "overlay.png", "result.json"]
 
@@ -553,7 +553,7 @@ def test_warnings_and_errors_name_their_sentence(clip: Path, tmp_path: Path) -> 
     pivots = [{"text": "nothing", "pivots": []}, {"text": "a", "pivots": [{"frame": 0, "box": [-9, -9, 40, 40]}]}]
     (tmp_path / "pivots.json").write_text(json.dumps({"schema": "alref-edge.pivots/1", "sentences": pivots}))
     replay = ("--selector", "replay", "--pivots", tmp_path / "pivots.json", "--no-overlay")
-    done = alref("run", clip, *replay, "--text", "nothing", "--text", "a", "--out", "out", cwd=tmp_path)
+    done = alref("rvos", clip, *replay, "--text", "nothing", "--text", "a", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning: 'nothing': no pivot is given for this sentence: its masks are empty\n" in done.stderr
     nothing, other = json.loads((tmp_path / "out" / "result.json").read_text())["sentences"]
@@ -563,7 +563,7 @@ def test_warnings_and_errors_name_their_sentence(clip: Path, tmp_path: Path) -> 
         masks = (tmp_path / "out" / "masks" / name).iterdir()
         assert any(np.asarray(Image.open(path)).any() for path in masks) == some
     (tmp_path / "many.txt").write_text(f"the cross\n{'heart ' * 100}\nthe ball\n")
-    done = alref("run", clip, "--text-file", tmp_path / "many.txt", "--out", "out2", cwd=tmp_path)
+    done = alref("rvos", clip, "--text-file", tmp_path / "many.txt", "--out", "out2", cwd=tmp_path)
     assert done.returncode == 2
     assert "tokens in 'heart heart" in done.stderr
     assert len(done.stderr.splitlines()[-1]) < 400

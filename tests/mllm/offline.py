@@ -1,4 +1,4 @@
-"""Serves a model and lets `alref-edge run` ask it, in a network namespace of its own: `unshare -n python -m ...`.
+"""Serves a model and lets `alref-edge rvos` ask it, in a network namespace of its own: `unshare -n python -m ...`.
 
 Usage: MODEL PYTHON FOLDER. Prints what it found, as JSON, in its last line.
 """
@@ -45,7 +45,7 @@ def main(model: str, python: str, folder: Path) -> dict[str, object]:
             assert server.stdout is not None
             while not (line := server.stdout.readline()).startswith("}"):
                 assert line, "the server did not start"
-            run = [*alref, "run", str(folder / "clip.mp4"), "--text", "the circle", "--selector", "mllm"]
+            run = [*alref, "rvos", str(folder / "clip.mp4"), "--text", "the circle", "--selector", "mllm"]
             options = ["--device", "cpu", "--out", str(folder / "out"), "--transcript", str(folder / "transcript")]
             subprocess.run([*run, *options], check=True, stdout=sys.stderr)
         finally:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alref_edge.cli.sound_options import SoundOptions
+from alref_edge.cli.selectors import SoundOptions
 from alref_edge.media import open_video
 from alref_edge.pipeline import AvsSettings, GroundingSoundSelector, Pipeline, Setting
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
@@ -238,9 +238,7 @@ HEARD: dict[str, tuple[dict[str, Any], dict[str, Any], float | None]] = {
 
 
 def sound_options(**options: Any) -> SoundOptions:
-    usual = {"selector_name": "mllm", "semantic": False, "ground_anew": False}
-    names = ("categories", "silence_gate", "setting", "answers", "clip", "segments")
-    return SoundOptions(**{**dict.fromkeys(names), **usual, **options})
+    return SoundOptions(**{"selector": "mllm", **options})
 
 
 @pytest.mark.parametrize("name", HEARD)

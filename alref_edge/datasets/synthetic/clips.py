@@ -1,4 +1,4 @@
-"""Scenes as MP4 clips with sound, and their masks beside them: what one plays, and gives to `alref-edge run`."""
+"""Scenes as MP4 clips with sound, and their masks beside them: what one plays, or gives to `alref-edge`."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class ReplaySelector:
     def from_file(cls, path: str | Path, *, ground_anew: bool = False) -> ReplaySelector:
         """Read a file.
 
-        Three forms are read: `alref-edge.pivots/1`, a `result.json` of `alref-edge run`, and the official
+        Three forms are read: `alref-edge.pivots/1`, a `result.json` of `alref-edge rvos`, and the official
         `cot_two_stage.json`. In the first, every sentence has its `"text"` and either
         `"pivots": [{"frame": 20, "box": [x0, y0, x1, y1]}, ...]` (pixels; `score` and `phrase` may be added, and
         `prompt_box`, where the tracker is to be prompted with another box; no pivots at all: empty masks) or

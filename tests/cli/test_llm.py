@@ -1,4 +1,4 @@
-"""`alref-edge run --selector mllm`, as a user meets it: what is found, what is kept, what is refused."""
+"""`--selector mllm`, as a user meets it: what is found, what is kept, what is refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alref(*arguments: object) -> tuple[int, str]:
     """Exit code and all that is printed."""
-    done = CliRunner().invoke(app, ["run", *map(str, arguments), "--device", "cpu", "--threads", "1"])
+    done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu", "--threads", "1"])
     return done.exit_code, done.output
 
 
@@ -52,7 +52,7 @@ def record_of(out: Path) -> dict[str, Any]:
 def test_sentences(clip: Path, tmp_path: Path, selector: str) -> None:
     out = tmp_path / "out"
     with FakeServer() as server:
-        common = (clip, "--text", "the circle", "--selector", selector, "--endpoint", server.url)
+        common = ("rvos", clip, "--text", "the circle", "--selector", selector, "--endpoint", server.url)
         code, printed = alref(
             *common, "--out", out, "--report", "--transcript", tmp_path / "said", "--record", tmp_path / "decided"
         )
@@ -81,7 +81,7 @@ def test_what_sounds(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with FakeServer() as server:
         code, printed = alref(
-            clip, "--audio", "--selector", "mixed", "--endpoint", server.url, "--out", out,
+            "avs", clip, "--selector", "mixed", "--endpoint", server.url, "--out", out,
             "--setting", "ms3", "--record", tmp_path / "decided",
         )  # fmt: skip
     assert code == 0, printed
@@ -123,7 +123,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(
     file.write_text("")
     with FakeServer() as server:
         filled = [each.replace("{url}", server.url).replace("{file}", str(file)) for each in arguments]
-        got, printed = alref(clip, "--text", "the circle", "--out", tmp_path / "out", *filled)
+        got, printed = alref("rvos", clip, "--text", "the circle", "--out", tmp_path / "out", *filled)
     assert got == code, printed
     assert words in " ".join(printed.split())
     assert not (tmp_path / "out").exists()
@@ -132,10 +132,10 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(
 REFUSES = says("I cannot help with that.")
 
 
-@pytest.mark.parametrize("what", [["--text", "the circle"], ["--audio"]])
-def test_answers_that_cannot_be_used_are_said(clip: Path, tmp_path: Path, what: list[str]) -> None:
+@pytest.mark.parametrize(("command", "what"), [("rvos", ["--text", "the circle"]), ("avs", [])])
+def test_answers_that_cannot_be_used_are_said(clip: Path, tmp_path: Path, command: str, what: list[str]) -> None:
     with FakeServer(then=REFUSES) as server:
-        common = (clip, *what, "--endpoint", server.url, "--report", "--masks", "none", "--no-overlay")
+        common = (command, clip, *what, "--endpoint", server.url, "--report", "--masks", "none", "--no-overlay")
         code, printed = alref(*common, "--selector", "mllm", "--out", tmp_path / "out")
         assert (code, (tmp_path / "out").exists()) == (7, False)
         assert "no usable answer to 1 of 1 questions" in " ".join(printed.split())
@@ -150,7 +150,7 @@ def test_answers_that_cannot_be_used_are_said(clip: Path, tmp_path: Path, what: 
 
 
 def test_tokens_and_thinking_reach_the_server(clip: Path, tmp_path: Path) -> None:
-    common = (clip, "--text", "the circle", "--selector", "mllm", "--no-answer-cache", "--no-overlay")
+    common = ("rvos", clip, "--text", "the circle", "--selector", "mllm", "--no-answer-cache", "--no-overlay")
     cut = says("<think>so", finish="length")
     with FakeServer(then=cut) as server:
         code, printed = alref(
@@ -165,7 +165,16 @@ def test_tokens_and_thinking_reach_the_server(clip: Path, tmp_path: Path) -> Non
 def test_a_server_without_schemas_serves_and_the_result_says_so(clip: Path, tmp_path: Path) -> None:
     with FakeServer(then=knowing("none", switches=False)) as server:
         code, printed = alref(
-            clip, "--text", "the circle", "--selector", "mllm", "--endpoint", server.url, "--out", tmp_path / "out"
+            "rvos",
+            clip,
+            "--text",
+            "the circle",
+            "--selector",
+            "mllm",
+            "--endpoint",
+            server.url,
+            "--out",
+            tmp_path / "out",
         )
     assert code == 0, printed
     assert "is asked with less" in printed
@@ -183,7 +192,7 @@ def test_a_short_clip_is_asked_about_if_that_is_wanted(clip: Path, tmp_path: Pat
         Image.fromarray(scene.frame(number)).save(frames / f"{number:05d}.png")
     given = frames / "00000.png" if count == 1 else frames
     with FakeServer() as server:
-        common = (given, "--text", "the circle", "--selector", "mllm", "--endpoint", server.url, "--no-overlay")
+        common = ("rvos", given, "--text", "the circle", "--selector", "mllm", "--endpoint", server.url, "--no-overlay")
         code, printed = alref(*common, "--out", tmp_path / "plain")
         assert (code, server.requests) == (0, [])
         assert "warning: the LLM was not asked" in " ".join(printed.split())
@@ -192,8 +201,6 @@ def test_a_short_clip_is_asked_about_if_that_is_wanted(clip: Path, tmp_path: Pat
     assert (code, "not asked" in printed) == (0, False)
     assert record_of(tmp_path / "asked")["reasoning"]["questions"] == len(server.requests) > 0
     assert record_of(tmp_path / "asked")["settings"]["ask_short"] is True
-    code, printed = alref(clip, "--audio", "--selector", "mllm", "--ask-short", "--out", tmp_path / "sound")
-    assert (code, "--ask-short is an option of --text" in printed) == (2, True)
 
 
 @pytest.mark.parametrize("then", [REFUSES, None])
@@ -213,7 +220,7 @@ def test_an_evaluation_says_what_could_not_be_used(tmp_path: Path, then: Behavio
 def test_a_refused_key_says_so(clip: Path, tmp_path: Path) -> None:
     with FakeServer(models=error("401 Unauthorized", "wrong key")) as server:
         code, printed = alref(
-            clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url, "--out", tmp_path / "out"
+            "rvos", clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url, "--out", tmp_path / "out"
         )
     assert code == 7
     assert KEY_VARIABLE in printed
@@ -221,7 +228,7 @@ def test_a_refused_key_says_so(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_sound_record_needs_its_setting(clip: Path, tmp_path: Path) -> None:
-    code, printed = alref(clip, "--audio", "--record", tmp_path / "decided", "--out", tmp_path / "out")
+    code, printed = alref("avs", clip, "--record", tmp_path / "decided", "--out", tmp_path / "out")
     assert (code, "--setting" in printed) == (2, True)
 
 
@@ -232,14 +239,14 @@ def test_a_record_that_cannot_be_kept_costs_no_result(clip: Path, tmp_path: Path
     (decided / "cot_two_stage.json").write_text("{")
     with FakeServer() as server:
         code, printed = alref(
-            clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url,
+            "rvos", clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url,
             "--out", tmp_path / "out", "--record", tmp_path / "decided",
         )  # fmt: skip
         assert (code, "cot_two_stage.json" in printed) == (2, True)
         assert record_of(tmp_path / "out")["reasoning"]["questions"] == 2
         asked = len(server.requests)
         code, printed = alref(
-            clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url,
+            "rvos", clip, "--text", "a", "--selector", "mllm", "--endpoint", server.url,
             "--out", tmp_path / "other", "--record", tmp_path / "decided", "--clip", "a/b",
         )  # fmt: skip
     assert (code, "A clip needs a name" in printed, len(server.requests)) == (2, True, asked)
@@ -261,7 +268,7 @@ def test_with_no_network_but_loopback(clip: Path, tmp_path: Path) -> None:
         "    pass\n"
         "from tests.mllm.fake_server import FakeServer\n"
         "with FakeServer() as server:\n"
-        "    run = [sys.executable, '-m', 'alref_edge', 'run', sys.argv[1], '--text', 'a', '--out', sys.argv[2]]\n"
+        "    run = [sys.executable, '-m', 'alref_edge', 'rvos', sys.argv[1], '--text', 'a', '--out', sys.argv[2]]\n"
         "    run += ['--selector', 'mllm', '--endpoint', server.url, '--device', 'cpu', '--threads', '1']\n"
         "    sys.exit(subprocess.run(run).returncode)\n"
     )

@@ -1,4 +1,4 @@
-"""`alref-edge run --audio`, as a user meets it: results, and what bad sounds come to."""
+"""`alref-edge avs`, as a user meets it: results, and what bad sounds come to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ROOM = 3 << 30
 
 def alref(*arguments: object) -> tuple[int, str]:
     """Exit code and all that is printed."""
-    done = CliRunner().invoke(app, ["run", *map(str, arguments), "--device", "cpu", "--threads", "1"])
+    done = CliRunner().invoke(app, [*map(str, arguments), "--device", "cpu", "--threads", "1"])
     return done.exit_code, done.output
 
 
@@ -57,7 +57,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_video_with_its_own_track(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, printed = alref(clip, "--audio", "--semantic", "--out", out)
+    code, printed = alref("avs", clip, "--semantic", "--out", out)
     assert code == 0, printed
     record = json.loads((out / "result.json").read_text())
     truth = make_sound(make_scene(SEED))
@@ -88,7 +88,9 @@ def test_a_folder_of_frames_with_a_sound_file_and_recorded_answers(frames: Path,
     (tmp_path / "segments.json").write_text(json.dumps({"scene": [[0, 3], [3, 4]]}))
     sound = ["--audio", frames.with_suffix(".wav"), "--fps", 1]
     replay = ["--selector", "replay", "--answers", tmp_path, "--setting", "ms3"]
-    code, printed = alref(frames, *sound, *replay, "--segments", tmp_path / "segments.json", "--out", tmp_path / "out")
+    code, printed = alref(
+        "avs", frames, *sound, *replay, "--segments", tmp_path / "segments.json", "--out", tmp_path / "out"
+    )
     assert code == 0, printed
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["selector"] == "replay"
@@ -112,15 +114,15 @@ def test_a_folder_of_frames_with_a_sound_file_and_recorded_answers(frames: Path,
 
 def test_an_overwritten_result_may_be_of_another_kind(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert alref(clip, "--audio", "--semantic", "--no-overlay", "--out", out)[0] == 0
-    assert alref(clip, "--text", "circle", "--no-overlay", "--out", out, "--overwrite")[0] == 0
+    assert alref("avs", clip, "--semantic", "--no-overlay", "--out", out)[0] == 0
+    assert alref("rvos", clip, "--text", "circle", "--no-overlay", "--out", out, "--overwrite")[0] == 0
     assert not (out / "semantic").exists()
 
 
 def heard_in(frames: Path, sound: Path, out: Path) -> tuple[list[list[str]], list[dict[str, Any]]]:
     """The labels of each second and the objects, of the folder with a sound."""
     with little_memory():
-        code, printed = alref(frames, "--audio", sound, "--fps", 1, "--no-overlay", "--out", out)
+        code, printed = alref("avs", frames, "--audio", sound, "--fps", 1, "--no-overlay", "--out", out)
     assert code == 0, printed
     record = json.loads((out / "result.json").read_text())
     return record["sound"]["labels"], [{**entry, "warnings": []} for entry in record["objects"]]
@@ -184,7 +186,7 @@ def test_what_is_wrong_with_a_sound_is_told(name: str, frames: Path, tmp_path: P
     make, options, words = TOLD[name]
     sound = make_sound_file(tmp_path / "x.wav", make(), RATE)
     out = tmp_path / "out"
-    code, printed = alref(frames, "--audio", sound, *options, "--no-overlay", "--report", "--out", out)
+    code, printed = alref("avs", frames, "--audio", sound, *options, "--no-overlay", "--report", "--out", out)
     assert code == 0, printed
     record = json.loads((out / "result.json").read_text())
     assert any(words in warning for warning in record["warnings"])
@@ -201,7 +203,7 @@ def test_channels_that_cancel_come_to_what_the_louder_comes_to(frames: Path, tmp
 
 
 def test_a_silent_track_of_a_real_video_comes_to_no_object(media: Path, tmp_path: Path) -> None:
-    code, printed = alref(media / "dog_silent_audio.mp4", "--audio", "--masks", "none", "--out", tmp_path / "out")
+    code, printed = alref("avs", media / "dog_silent_audio.mp4", "--masks", "none", "--out", tmp_path / "out")
     assert code == 0, printed
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["objects"] == []
@@ -211,22 +213,16 @@ def test_a_silent_track_of_a_real_video_comes_to_no_object(media: Path, tmp_path
 
 BAD: dict[str, tuple[Callable[[Path], list[Any]], int, str]] = {
     "boxes anew without a replay": (
-        lambda f: [f / "frames", "--audio", "--ground-anew"],
+        lambda f: [f / "frames", "--ground-anew"],
         2,
         "--ground-anew is an option of --selector replay",
     ),
-    "no track": (lambda f: [make_clip(f / "mute.mp4"), "--audio"], 3, "holds no sound"),
-    "a folder's own": (lambda f: [f / "frames", "--audio"], 3, "--audio FILE.wav"),
+    "no track": (lambda f: [make_clip(f / "mute.mp4")], 3, "holds no sound"),
+    "a folder's own": (lambda f: [f / "frames"], 3, "--audio FILE.wav"),
     "missing": (lambda f: [f / "frames", "--audio", f / "none.wav"], 3, "does not exist"),
     "NaN": (lambda f: [f / "frames", "--audio", _spoilt(f)], 3, "no numbers"),
     "3-hour header": (lambda f: [f / "frames", "--audio", _three_hours(f)], 3, "is truncated"),
     "a picture": (lambda f: [f / "frames", "--audio", f / "frames" / "0.png"], 3, "not a sound|holds no sound"),
-    "with a sentence": (lambda f: [f / "frames", "--audio", _tone(f), "--text", "circle"], 2, "two runs"),
-    "without --audio": (
-        lambda f: [f / "frames", "--text", "circle", "--semantic"],
-        2,
-        "--semantic is an option of --audio",
-    ),
     "no such setting": (lambda f: [f / "frames", "--audio", _tone(f), "--setting", "s5"], 2, "no such setting"),
     "replay without answers": (
         lambda f: [f / "frames", "--audio", _tone(f), "--selector", "replay"],
@@ -268,7 +264,7 @@ def test_bad_requests_get_their_error(name: str, frames: Path, tmp_path: Path) -
     Image.open(frames / "0.png").save(tmp_path / "frames" / "0.png")
     arguments = make(tmp_path)
     with little_memory():
-        code, printed = alref(*arguments, "--out", tmp_path / "out")
+        code, printed = alref("avs", *arguments, "--out", tmp_path / "out")
     assert code == expected, printed
     assert any(part in " ".join(printed.split()) for part in message.split("|")), printed
     assert not (tmp_path / "out").exists()
