@@ -15,7 +15,7 @@ from alref_edge.cli.console import EXIT_CODES, Program, echo, streams_that_hold
 app = typer.Typer(
     name="alref-edge",
     cls=Program,
-    help="Segment, in a video, what a sentence refers to. Offline, without PyTorch.",
+    help="Segment, in a video, what a sentence refers to, or what sounds. Offline, without PyTorch.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,

@@ -42,10 +42,7 @@ HelpAll: TypeAlias = Annotated[
 
 
 def with_flat_options(command: Callable[..., T]) -> Callable[..., T]:
-    """The command as Typer takes it: for a parameter that is a dataclass it has the options that are its fields.
-
-    It also has `--help-all`.
-    """
+    """The command as Typer takes it: with the fields of a parameter's dataclass in its place, and `--help-all`."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hints[name] for name in signature(command).parameters if is_dataclass(hints[name])}
     options = []

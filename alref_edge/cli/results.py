@@ -32,7 +32,9 @@ class ResultOptions:
     masks: Annotated[str, typer.Option(rich_help_panel=OUTPUT, help="png, rle or none.")] = "png"
     overlay: Annotated[
         bool,
-        typer.Option(show_default=False, rich_help_panel=OUTPUT, help="A video, the masks over its frames; or none."),
+        typer.Option(
+            show_default=False, rich_help_panel=OUTPUT, help="The masks over the frames; written if left out."
+        ),
     ] = True
     report: Annotated[
         bool, typer.Option("--report", rich_help_panel=OUTPUT, help="Also report.html, one page that shows it.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeAlias, TypeVar
 
 import typer
 
@@ -36,7 +36,7 @@ class WithLlm(Generic[Made]):
     """A selector that asks the LLM."""
 
     make: Callable[[Asking], Made]
-    replays: bool = False
+    replays: ClassVar[bool] = False
 
 
 GroundAnew: TypeAlias = Annotated[
