@@ -226,7 +226,7 @@ def test_real_words_of_vllm_are_understood(vllm_python: str, model: Path, tmp_pa
 
 
 def test_with_no_network_but_loopback(vllm_python: str, model: Path, tmp_path: Path) -> None:
-    """`mllm serve` and `run --selector mllm` where there is no other interface; then SIGTERM, and nothing is left."""
+    """`mllm serve` and `rvos --selector mllm` where there is no other interface; then SIGTERM, and nothing is left."""
     unshare = shutil.which("unshare")
     cut_off = [str(unshare), "-n"] if os.getuid() == 0 else [str(unshare), "-rn"]
     if unshare is None or subprocess.run([*cut_off, "true"], capture_output=True, check=False).returncode:
