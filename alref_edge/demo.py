@@ -106,8 +106,7 @@ def run_demo(
     """
     scene = make_scene(seed)
     chosen, track = choose(scene), make_sound(scene)
-    hears = {"languagebind", "yamnet", *pipeline.avs_settings().taggers} <= pipeline.bundle.manifest.components.keys()
-    extras = (CLIP, REPORT, *([SOUND] if hears else []), TRUTH)
+    extras = (CLIP, REPORT, *([SOUND] if pipeline.hears else []), TRUTH)
     with ResultFolder(out, overwrite=overwrite, extras=extras) as folder:
         write_clip(folder.partial / CLIP, scene, track)
         source = open_video(folder.partial / CLIP)
@@ -118,7 +117,7 @@ def run_demo(
         truths = [_truth(scene, *pair) for pair in zip(chosen, results, strict=True)]
         truth = _as_json(seed, chosen, truths)
         also: list[Shown] = []
-        if hears:
+        if pipeline.hears:
             run = pipeline.avs(source, progress=progress, spill_dir=folder.partial).named(video)
             truth["sound"] = _sound_as_json(scene, track, run)
             with ResultFolder(folder.partial / SOUND) as inner:

@@ -231,14 +231,17 @@ def _llm_server() -> Finding:
 
 
 def _bundle(path: Path | None) -> Finding:
-    from alref_edge.bundle import Bundle
-
     try:
+        from alref_edge.bundle import Bundle
+        from alref_edge.pipeline import Networks
+        from alref_edge.runtime import SessionOptions
+
         bundle = Bundle.open(path)
-        for name in ("sam2", "grounding_dino"):
-            bundle.component(name)
+        Networks(bundle, "cpu", SessionOptions()).check()
     except AlrefError as error:
         return Finding("bundle", "fault", str(error), error.mend or "")
+    except ImportError as error:
+        return Finding("bundle", "fault", f"cannot be looked at: {_line(error)}", "mend the faults above first")
     trained = "" if bundle.manifest.trained else ", UNTRAINED: random weights"
     return Finding("bundle", "ok", f"{bundle.root}: whole, {', '.join(bundle.precisions)}{trained}")
 

@@ -75,17 +75,16 @@ def synthetic(
     from an IoU of 0.5 on. Intervals hold the mean with 95 %.
     """
     from alref_edge.evaluation import evaluate_synthetic
-    from alref_edge.models.grounding_dino import GroundingDino
 
     choices = choose(_SELECTORS, list(dict.fromkeys(selector or ["grounding"])), llm)
     with open_selectors(choices, PivotOptions(), llm) as selectors:
 
-        def measure(pipeline: Pipeline, detector: Any, seeds: range, progress: ProgressCallback | None) -> Evaluation:
+        def measure(pipeline: Pipeline, seeds: range, progress: ProgressCallback | None) -> Evaluation:
             return evaluate_synthetic(
-                pipeline, detector, seeds, selectors, every=every, size=scenes.size, frames=frames, progress=progress
+                pipeline, seeds, selectors, every=every, size=scenes.size, frames=frames, progress=progress
             )
 
-        _report(measure, ("grounding_dino", GroundingDino), scenes, frames, engine, scores, general)
+        _report(measure, scenes, frames, engine, scores, general)
 
 
 def sound(
@@ -102,43 +101,37 @@ def sound(
     sounds, J is the share of the frame that is left out, and F is 0. Intervals hold the mean with 95 %.
     """
     from alref_edge.evaluation import evaluate_sound
-    from alref_edge.models.languagebind import LanguageBind
 
-    def measure(pipeline: Pipeline, language: Any, seeds: range, progress: ProgressCallback | None) -> SoundEvaluation:
-        return evaluate_sound(pipeline, language, seeds, size=scenes.size, frames=frames, progress=progress)
+    def measure(pipeline: Pipeline, seeds: range, progress: ProgressCallback | None) -> SoundEvaluation:
+        return evaluate_sound(pipeline, seeds, size=scenes.size, frames=frames, progress=progress)
 
-    _report(measure, ("languagebind", LanguageBind), scenes, frames, engine, scores, general)
+    _report(measure, scenes, frames, engine, scores, general)
 
 
 def _report(
-    measure: Callable[[Pipeline, Any, range, ProgressCallback | None], Evaluation | SoundEvaluation],
-    network: tuple[str, Any],
+    measure: Callable[[Pipeline, range, ProgressCallback | None], Evaluation | SoundEvaluation],
     scenes: SceneOptions,
     frames: int,
     engine: EngineOptions,
     scores: ScoreOptions,
     general: GeneralOptions,
 ) -> None:
-    """Measure a pipeline and one network of its bundle by itself; print the table, write the scores."""
+    """Measure a pipeline; print the table, write the scores."""
     from alref_edge.datasets.synthetic import TRAINING_SEEDS
     from alref_edge.files import written_beside
 
     seeds = seed_range(scenes.seeds)
-    component, kind = network
     if scores.json is not None:
         look_for_leftovers(scores.json, scores.clean)
     with (
         nullcontext() if scores.json is None else written_beside(scores.json) as file,
         engine.pipeline() as pipeline,
-        kind.from_component(
-            pipeline.bundle.component(component, engine.precision), engine.device, options=engine.session_options()
-        ) as alone,
         progress_line(quiet=general.quiet) as progress,
     ):
         announce(pipeline, general.quiet)
         if seeds.stop > TRAINING_SEEDS:
             warn(f"seeds from {TRAINING_SEEDS} on are those of training: these figures say little.")
-        evaluation = measure(pipeline, alone, seeds, progress)
+        evaluation = measure(pipeline, seeds, progress)
         name = pipeline.bundle.manifest.name
         if file is not None:
             file.write(_encoded(evaluation.to_json()))

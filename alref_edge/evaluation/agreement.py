@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 from alref_edge.errors import InputError
 from alref_edge.metrics import Estimate, clustered_mean
-from alref_edge.pipeline.selectors.replay import Answer, ReplaySelector
-from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
+from alref_edge.pipeline import Answer, RecordedAnswers, ReplaySelector, Setting
 from alref_edge.writing.recording import TWO_STAGE
 
 SCHEMA = "alref-edge.agreement/1"
@@ -149,7 +148,8 @@ def compare_folders(reference: str | Path, ours: str | Path, part: str | None = 
     if not both:
         raise InputError(
             "The folders have no file of decisions in common.",
-            expected=f"in both, <setting>/{STAGE_1} and {STAGE_2}, or <video>/stage_2/<number>/{TWO_STAGE}",
+            expected=f"in both, <setting>/{' and '.join(RecordedAnswers.FILES)}, "
+            f"or <video>/stage_2/<number>/{TWO_STAGE}",
             got=" and ".join(
                 f"{', '.join(each) or 'none'} in {folder}" for each, folder in zip(held, folders, strict=True)
             ),
@@ -240,7 +240,7 @@ def _samples(part: str, reference: Mapping[Any, Choice], ours: Mapping[Any, Choi
 def _holds(folder: Path, part: str) -> bool:
     if part == RVOS:
         return next(_two_stage(folder), None) is not None
-    return any((folder / part / name).is_file() for name in (STAGE_1, STAGE_2))
+    return any((folder / part / name).is_file() for name in RecordedAnswers.FILES)
 
 
 def _two_stage(folder: Path) -> Iterator[Path]:

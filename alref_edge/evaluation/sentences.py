@@ -2,7 +2,7 @@
 alone.
 
 Perfect pivots show what the tracker loses, the difference to a selector's what the choice of pivots loses, and the top
-boxes how much of that Grounding DINO is to answer for.
+boxes how much of that the detector is to answer for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from alref_edge.evaluation.environment import bundle_facts, environment
 from alref_edge.evaluation.scores import SentenceScores, TopBox, Tracked
 from alref_edge.evaluation.summary import Summary, summaries, to_text
 from alref_edge.metrics import j_and_f
-from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.pipeline import (
     GroundingSelector,
     Pipeline,
@@ -31,9 +30,9 @@ from alref_edge.pipeline import (
     ReplaySelector,
     RvosResult,
     RvosSettings,
+    cut_into_segments,
+    unusable_warnings,
 )
-from alref_edge.pipeline.rvos import cut_into_segments
-from alref_edge.pipeline.selectors.mllm import unusable_warnings
 from alref_edge.types import Pivot
 
 SCHEMA = "alref-edge.eval/1"
@@ -77,8 +76,7 @@ def evaluate_sentences(
     dataset: Dataset,
     selectors: Sequence[PivotSelector] = (GroundingSelector(),),
     *,
-    detector: GroundingDino | None = None,
-    every: int = 5,
+    every: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Measure a pipeline on the sentences of a dataset; a clip that has none is passed over.
@@ -87,8 +85,7 @@ def evaluate_sentences(
         pipeline: of the bundle that is to be measured.
         dataset: gone through once for perfect pivots, and once for each selector.
         selectors: whose pivots are measured beside perfect ones, each in a run over all clips.
-        detector: Grounding DINO of the same bundle, in the same precision, which is also asked alone; None: it is not.
-        every: it is asked on frame 0 and every so many frames after it.
+        every: the detector is also asked alone, on frame 0 and every so many frames after it; None: it is not.
         progress: called after every clip of every way to choose the pivots, with clips.
 
     Raises:
@@ -96,7 +93,7 @@ def evaluate_sentences(
         MllmError: a selector's LLM cannot be reached, or gives no usable answer.
         BundleError, EngineError, ProviderError, CapacityError, MediaError: see `Pipeline`.
     """
-    if not len(dataset) or every < 1:
+    if not len(dataset) or (every is not None and every < 1):
         raise InputError(
             "There is nothing to measure.", expected="clips, and a step of frames from 1", got=(len(dataset), every)
         )
@@ -120,7 +117,7 @@ def evaluate_sentences(
         perfect = oracle(clip.sentences, pipeline.settings)
         with pipeline.rvos(clip.open(), _texts(clip), selector=perfect) as run:
             ways["oracle"] += _measure(clip, run)
-        tops += _top_boxes(detector, clip, every)
+        tops += _top_boxes(pipeline, clip, every)
         tell(done)
     for number, selector in enumerate(selectors, 1):
         tracked = ways.setdefault(selector.name, [])
@@ -185,10 +182,11 @@ def _measure(clip: Clip, results: Sequence[RvosResult]) -> list[Tracked]:
     return tracked
 
 
-def _top_boxes(detector: GroundingDino | None, clip: Clip, every: int) -> list[tuple[TopBox, ...]]:
-    """One tuple a sentence of the clip, in order; empty where no detector is asked."""
-    if detector is None:
+def _top_boxes(pipeline: Pipeline, clip: Clip, every: int | None) -> list[tuple[TopBox, ...]]:
+    """One tuple a sentence of the clip, in order; empty where the detector is not asked."""
+    if every is None:
         return [()] * len(clip.sentences)
+    detector = pipeline.networks.detector
     images = {frame: detector.encode_image(image) for frame, image in clip.open().frames(step=every)}
     found = []
     for sentence in clip.sentences:

@@ -24,9 +24,7 @@ from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import SoundSummary, summaries, to_text
 from alref_edge.evaluation.sound_truth import KnowingSelector, SoundTruth
 from alref_edge.metrics import ClassScores, sounding_f, sounding_j
-from alref_edge.models.languagebind import LanguageBind
-from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, ProgressCallback, Setting
-from alref_edge.pipeline.silence import silent_seconds
+from alref_edge.pipeline import AvsRun, AvsSettings, Pipeline, Progress, ProgressCallback, Setting, silent_seconds
 
 SCHEMA = "alref-edge.eval-sound/1"
 
@@ -69,7 +67,6 @@ class SoundEvaluation:
 
 def evaluate_sound(
     pipeline: Pipeline,
-    language: LanguageBind,
     seeds: range,
     *,
     size: int = 256,
@@ -82,7 +79,6 @@ def evaluate_sound(
 
     Args:
         pipeline: of the bundle that is to be measured.
-        language: LanguageBind of the same bundle, in the same precision; it tells which category a tag means.
         seeds: of the scenes; one in which no shape is in view all the time has no clip of a single source.
         size: height and width of a scene in pixels.
         frames: length of a scene, whole seconds of 8 frames, as many as are looked at together at most.
@@ -102,14 +98,14 @@ def evaluate_sound(
         for seed in seeds:
             scene = make_scene(seed, size, size, frames)
             if mode == "multi" or has_single(scene):
-                scores.append(evaluate_clip(pipeline, language, scene, mode))
+                scores.append(evaluate_clip(pipeline, scene, mode))
             if progress is not None:
                 done = MODES.index(mode) * len(seeds) + seeds.index(seed) + 1
                 progress(Progress("clips", done * frames, len(MODES) * len(seeds) * frames))
     facts = {
         "bundle": bundle_facts(pipeline),
         "precision": pipeline.precision,
-        "provider": language.provider,
+        "provider": pipeline.networks.sound_text_matcher.provider,
         "seeds": [seeds.start, seeds.stop, seeds.step],
         "scenes": {"width": size, "height": size, "frames": frames},
         "settings": {mode: asdict(each) for mode, each in settings.items()},
@@ -130,7 +126,7 @@ def clip_settings(pipeline: Pipeline, mode: str) -> AvsSettings:
     return base.changed({"categories": tuple(TIMBRES), "silence_db": None})
 
 
-def evaluate_clip(pipeline: Pipeline, language: LanguageBind, scene: Scene, mode: str) -> ClipScores:
+def evaluate_clip(pipeline: Pipeline, scene: Scene, mode: str) -> ClipScores:
     """Measure a scene with its sound in a mode.
 
     Raises:
@@ -166,7 +162,7 @@ def evaluate_clip(pipeline: Pipeline, language: LanguageBind, scene: Scene, mode
         j={way: tuple(sounding_j(*each) for each in pairs) for way, pairs in by_way.items()},
         f={way: tuple(sounding_f(*each) for each in pairs) for way, pairs in by_way.items()},
         stages={
-            **stages(own.windows[0], tagged(language, own.windows[0], settings), truth),
+            **stages(own.windows[0], tagged(pipeline, own.windows[0], settings), truth),
             "silence_empty": tuple(not masks["gated"][s].any() for s in seconds if labels[s].silent),
             "sound_kept": tuple(not silent[s] for s in seconds if not labels[s].silent),
         },

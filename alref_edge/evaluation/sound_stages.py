@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 from alref_edge.evaluation.boxes import RIGHT_IOU, box_iou
 from alref_edge.evaluation.sound_truth import SoundTruth
-from alref_edge.models.languagebind import LanguageBind
-from alref_edge.pipeline import AvsSettings
-from alref_edge.pipeline.jobs import SoundingObject, WindowResult
+from alref_edge.pipeline import AvsSettings, Pipeline, SoundingObject, WindowResult
 
 
-def tagged(language: LanguageBind, window: WindowResult, settings: AvsSettings) -> list[tuple[str, bool]]:
+def tagged(pipeline: Pipeline, window: WindowResult, settings: AvsSettings) -> list[tuple[str, bool]]:
     """The category that each tag of a window means, the most probable first, and whether it is above the threshold."""
     tags = sorted(window.tags, key=lambda tag: -tag.probability)
-    names = language.nearest([tag.name for tag in tags], settings.categories)
+    names = pipeline.networks.sound_text_matcher.nearest([tag.name for tag in tags], settings.categories)
     return [(name, tag.probability >= settings.tag_threshold) for name, tag in zip(names, tags, strict=True)]
 
 

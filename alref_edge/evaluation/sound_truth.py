@@ -11,8 +11,7 @@ import numpy as np
 from alref_edge.datasets.synthetic import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack, frame_of_second, make_sound
 from alref_edge.evaluation.boxes import box_iou
-from alref_edge.pipeline import SoundingCategory, SoundWindow
-from alref_edge.pipeline.selectors.base import GroundSound
+from alref_edge.pipeline import GroundSound, SoundingCategory, SoundWindow
 from alref_edge.types import Detections
 
 

@@ -8,7 +8,6 @@ from alref_edge.datasets.synthetic import SyntheticScenes, make_scene
 from alref_edge.errors import InputError
 from alref_edge.evaluation.scores import ExpressionScores
 from alref_edge.evaluation.sentences import Evaluation, evaluate_sentences
-from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.pipeline import GroundingSelector, Pipeline, PivotSelector, Progress, ProgressCallback
 
 SCHEMA = "alref-edge.eval-synthetic/2"
@@ -16,7 +15,6 @@ SCHEMA = "alref-edge.eval-synthetic/2"
 
 def evaluate_synthetic(
     pipeline: Pipeline,
-    detector: GroundingDino,
     seeds: range,
     selectors: Sequence[PivotSelector] = (GroundingSelector(),),
     *,
@@ -29,10 +27,9 @@ def evaluate_synthetic(
 
     Args:
         pipeline: of the bundle that is to be measured.
-        detector: Grounding DINO of the same bundle, in the same precision.
         seeds: of the scenes.
         selectors: whose pivots are measured beside perfect ones, each in a run over all scenes.
-        every: Grounding DINO alone is asked on frame 0 and every so many frames after it.
+        every: the detector alone is asked on frame 0 and every so many frames after it.
         size: height and width of a scene in pixels.
         frames: length of a scene.
         progress: called after every scene of every way to choose the pivots, with frames of video.
@@ -54,7 +51,6 @@ def evaluate_synthetic(
         pipeline,
         SyntheticScenes(seeds, size, frames),
         selectors,
-        detector=detector,
         every=every,
         progress=in_frames,
     )
@@ -68,7 +64,7 @@ def evaluate_synthetic(
     facts = {
         "bundle": measured.facts["bundle"],
         "precision": pipeline.precision,
-        "provider": detector.provider,
+        "provider": pipeline.networks.detector.provider,
         "seeds": [seeds.start, seeds.stop, seeds.step],
         "scenes": {"width": size, "height": size, "frames": frames},
         **measured.facts,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from alref_edge.bundle import Bundle
-from alref_edge.errors import EngineError, InputError
+from alref_edge.errors import BundleError, EngineError, InputError
 from alref_edge.models.beats import Beats
 from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.models.languagebind import LanguageBind
@@ -30,16 +31,31 @@ from alref_edge.runtime.device import forms_of, resolve
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
-# Which kinds of component play which part; a network of another kind is one more line. Called with the component, the
-# device, and `options`.
-DETECTORS: Mapping[str, Callable[..., Detector]] = {"grounding_dino": GroundingDino.from_component}
-SEGMENTERS: Mapping[str, Callable[..., Segmenter]] = {"sam2": Sam2.from_component}
-TAGGERS: Mapping[str, Callable[..., SoundTagger]] = {"beats": Beats.from_component}
-SOUND_EMBEDDERS: Mapping[str, Callable[..., SoundEmbedder]] = {"yamnet": YamNet.from_component}
-SOUND_TEXT_MATCHERS: Mapping[str, Callable[..., SoundTextMatcher]] = {"languagebind": LanguageBind.from_component}
 
-VISION = frozenset({"grounding_dino", "sam2"})
-"""The components that every run needs; those that hear are asked for by name."""
+@dataclass(frozen=True)
+class Part(Generic[AnyNetwork]):
+    """A part in the method, and the networks that can play it.
+
+    Attributes:
+        name: in words.
+        kinds: kind of component to what makes the network, called with the component, the device, and `options`.
+    """
+
+    name: str
+    kinds: Mapping[str, Callable[..., AnyNetwork]]
+
+
+# A network of another kind is one more line.
+DETECTOR: Part[Detector] = Part("detector", {"grounding_dino": GroundingDino.from_component})
+SEGMENTER: Part[Segmenter] = Part("segmenter", {"sam2": Sam2.from_component})
+TAGGER: Part[SoundTagger] = Part("sound tagger", {"beats": Beats.from_component})
+SOUND_EMBEDDER: Part[SoundEmbedder] = Part("sound embedder", {"yamnet": YamNet.from_component})
+SOUND_TEXT_MATCHER: Part[SoundTextMatcher] = Part("sound-text matcher", {"languagebind": LanguageBind.from_component})
+
+VISION: tuple[Part[Any], ...] = (SEGMENTER, DETECTOR)
+"""The parts that every run needs."""
+SOUND: tuple[Part[Any], ...] = (SOUND_TEXT_MATCHER, SOUND_EMBEDDER)
+"""The parts that what sounds needs too, beside taggers, which the settings name."""
 
 
 class Networks:
@@ -51,6 +67,7 @@ class Networks:
         options: threads and fall-back.
         precision: of the graphs.
         forms: that they may have, best first; those of the device if None.
+        components: names of the components to take where the bundle has several for one part.
         instead: networks by the name of the bundle's component in whose place they are used; closed with the others.
 
     Attributes:
@@ -58,7 +75,7 @@ class Networks:
             threads of their own; the segmenter comes after in one.
 
     Raises:
-        InputError: the bundle has no component of that name.
+        InputError: the bundle has no component of such a name.
     """
 
     def __init__(
@@ -67,21 +84,23 @@ class Networks:
         device: str,
         options: SessionOptions,
         precision: str = "float32",
+        *,
         forms: Sequence[str] | None = None,
+        components: Collection[str] = (),
         instead: Mapping[str, Network] | None = None,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.precision = precision
-        self._options = options
+        self._options, self._chosen = options, frozenset(components)
         self._forms = forms or forms_of(resolve(device, allow_fallback=options.allow_fallback).kind)
         self.lock = threading.RLock()
         self._closed = False
         self._loaded: dict[str, Network] = dict(instead or {})
-        unknown = sorted(self._loaded.keys() - bundle.manifest.components.keys())
+        unknown = sorted((self._chosen | self._loaded.keys()) - bundle.manifest.components.keys())
         if unknown:
             raise InputError(
-                "A network stands for a component that the bundle does not have.",
+                "A component is named that the bundle does not have.",
                 expected=", ".join(bundle.manifest.components),
                 got=", ".join(unknown),
             )
@@ -89,43 +108,70 @@ class Networks:
     @property
     def detector(self) -> Detector:
         """Boxes for sentences."""
-        return self._only(DETECTORS)
+        return self._only(DETECTOR)
 
     @property
     def sound_text_matcher(self) -> SoundTextMatcher:
         """Which of some labels a sound or a text is most like."""
-        return self._only(SOUND_TEXT_MATCHERS)
+        return self._only(SOUND_TEXT_MATCHER)
 
     @property
     def sound_embedder(self) -> SoundEmbedder:
         """Features of a sound."""
-        return self._only(SOUND_EMBEDDERS)
+        return self._only(SOUND_EMBEDDER)
 
     def tagger(self, name: str) -> SoundTagger:
         """Names of what is heard, by a component such as "beats_as2m"."""
-        return self._load(name, TAGGERS)
+        return self._load(name, TAGGER)
 
     def image_segmenter(self) -> ImageSegmenter:
         """Masks for boxes; cheap to make, on the graphs that the tracker uses too."""
-        return self._only(SEGMENTERS).image_segmenter()
+        return self._only(SEGMENTER).image_segmenter()
 
     def tracker(self, tracking: TrackingOptions) -> VideoTracker:
         """Masks through time; cheap to make, on the same graphs."""
-        return self._only(SEGMENTERS).video_tracker(tracking)
+        return self._only(SEGMENTER).video_tracker(tracking)
 
-    def _only(self, kinds: Mapping[str, Callable[..., AnyNetwork]]) -> AnyNetwork:
-        """The network that plays a part which one component alone has: the first one of a kind that can."""
-        components = self.bundle.manifest.components
-        able = (name for name, component in components.items() if component.kind in kinds)
-        return self._load(next(able, next(iter(kinds))), kinds)
+    def has(self, part: Part[Any]) -> bool:
+        """Whether the bundle has a component that can play a part."""
+        return bool(self._able(part))
 
-    def _load(self, name: str, kinds: Mapping[str, Callable[..., AnyNetwork]]) -> AnyNetwork:
+    def check(self, parts: Iterable[Part[Any]] = VISION) -> None:
+        """See that each part can be played, without loading anything.
+
+        Raises:
+            BundleError: no component can, or several can and not one of them was chosen; or it has no graphs of the
+                precision.
+        """
+        for part in parts:
+            self.bundle.component(self._name_of(part), self.precision, self._forms)
+
+    def _able(self, part: Part[Any]) -> list[str]:
+        return [name for name, each in self.bundle.manifest.components.items() if each.kind in part.kinds]
+
+    def _name_of(self, part: Part[Any]) -> str:
+        """The component that plays a part which one alone has; where there is none, what it would be called."""
+        able = self._able(part)
+        chosen = [name for name in able if name in self._chosen] or able
+        if len(chosen) > 1:
+            raise BundleError(
+                f"The bundle {self.bundle.manifest.name!r} has more than one {part.name}.",
+                expected="one, or a choice of one",
+                got=", ".join(chosen),
+                mend=f"choose it, Pipeline.from_bundle(..., components=[{chosen[0]!r}]), or take a bundle with one.",
+            )
+        return chosen[0] if chosen else next(iter(part.kinds))
+
+    def _only(self, part: Part[AnyNetwork]) -> AnyNetwork:
+        return self._load(self._name_of(part), part)
+
+    def _load(self, name: str, part: Part[AnyNetwork]) -> AnyNetwork:
         if self._closed:
             raise EngineError("The pipeline is closed.", mend="make another with Pipeline.from_bundle.")
         if name not in self._loaded:
             component = self.bundle.component(name, self.precision, self._forms)
             # Of a kind that cannot play this part, the first one that can says so.
-            make = kinds.get(component.kind, next(iter(kinds.values())))
+            make = part.kinds.get(component.kind, next(iter(part.kinds.values())))
             self._loaded[name] = make(component, self.device, options=self._options)
         return cast("AnyNetwork", self._loaded[name])
 

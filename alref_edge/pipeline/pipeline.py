@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -14,21 +14,20 @@ import numpy as np
 from alref_edge.bundle import Bundle
 from alref_edge.errors import BundleError, InputError, quoted
 from alref_edge.media import AudioLimits, FrameSource, Limits, VideoSource, open_video
+from alref_edge.pipeline import rvos
 from alref_edge.pipeline.avs import propagate
+from alref_edge.pipeline.avs_results import AvsRun
 from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
-from alref_edge.pipeline.networks import VISION, Networks
-from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult, RvosRun
+from alref_edge.pipeline.networks import SOUND, SOUND_EMBEDDER, SOUND_TEXT_MATCHER, VISION, Networks
+from alref_edge.pipeline.results import RunReport
+from alref_edge.pipeline.rvos_results import RvosResult, RvosRun
 from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
 from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
-from alref_edge.pipeline.selectors.mllm import (
-    check_usable,
-    not_asked,
-    unusable_warnings,
-)
+from alref_edge.pipeline.selectors.mllm import check_usable, not_asked, unusable_warnings
 from alref_edge.pipeline.settings import AnySettings, AvsSettings, RvosSettings
 from alref_edge.pipeline.silence import why_nothing
 from alref_edge.pipeline.sound import Sound
@@ -47,6 +46,17 @@ class Pipeline:
     """Networks of one bundle on one device, serving any number of videos. A context manager.
 
     Made by `from_bundle`. Graphs are loaded when first needed, and kept.
+
+    `rvos`, `rvos_many` and `avs` take the same keywords:
+
+        selector: decides: picks the pivots, or what sounds; by grounding if None.
+        settings: numbers of the method; the bundle's defaults if None.
+        limits: caps on the video (those of an opened source hold as they are).
+        fps: frames per second of what has no clock: a folder, an image, frames in memory.
+        progress: called after every frame of every stage.
+        spill_dir: where masks, and frames that come one by one, wait in unnamed temporary files; None: TMPDIR,
+            /var/tmp, or the system's choice.
+        feature_cache_bytes: see `ObjectTracking`.
     """
 
     def __init__(self, networks: Networks, warnings: Sequence[str] = ()) -> None:
@@ -62,6 +72,7 @@ class Pipeline:
         precision: str = "float32",
         allow_fallback: bool = False,
         threads: int = 0,
+        components: Collection[str] = (),
     ) -> Pipeline:
         """Verify a bundle and make a pipeline of it.
 
@@ -71,9 +82,12 @@ class Pipeline:
             precision: of the graphs: "float32", or another that the bundle has ("float16").
             allow_fallback: run on the CPU where the device asked for does not work, instead of an error.
             threads: CPU threads for one operator; 0 leaves the choice to the backend.
+            components: names of the components to take where the bundle has several for one part, as two detectors.
 
         Raises:
-            BundleError: the bundle is missing, altered or incomplete, or has no graphs of that precision.
+            InputError: the bundle has no component of such a name.
+            BundleError: the bundle is missing, altered or incomplete, has several components for one part and none of
+                them was chosen, or has no graphs of that precision.
             ProviderError: the device does not work here.
         """
         from alref_edge.runtime.device import resolve
@@ -85,9 +99,14 @@ class Pipeline:
             [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
         )
         bundle = Bundle.open(None if path is None else Path(path))
-        for name in bundle.manifest.components.keys() & VISION:
-            bundle.component(name, precision)
-        return cls(Networks(bundle, device, options, precision), warnings)
+        networks = Networks(bundle, device, options, precision, components=components)
+        networks.check(part for part in VISION if networks.has(part))
+        return cls(networks, warnings)
+
+    @property
+    def networks(self) -> Networks:
+        """The networks, to be asked by themselves, between runs: `pipeline.networks.detector`."""
+        return self._networks
 
     @property
     def bundle(self) -> Bundle:
@@ -98,6 +117,12 @@ class Pipeline:
     def precision(self) -> str:
         """The precision of the graphs."""
         return self._networks.precision
+
+    @property
+    def hears(self) -> bool:
+        """Whether the bundle has all the networks that `avs` asks where nobody else decides."""
+        taggers, components = self.avs_settings().taggers, self.bundle.manifest.components
+        return components.keys() >= {*taggers} and all(map(self._networks.has, SOUND))
 
     @property
     def notice(self) -> str | None:
@@ -164,14 +189,7 @@ class Pipeline:
             video: a file, a folder of frames, an image, or a source that `open_video` gave; or frames in memory, uint8
                 `[T, H, W, 3]` RGB or an iterable of `[H, W, 3]`, which is read to its end at once (see `FrameSource`).
             sentences: one or many.
-            selector: picks the pivots; by grounding score if None.
-            settings: numbers of the method; the bundle's defaults if None.
-            limits: caps on the video (those of an opened source hold as they are).
-            fps: frames per second of what has no clock: a folder, an image, frames in memory.
-            progress: called after every frame of every stage.
-            spill_dir: where masks, and frames that come one by one, wait in unnamed temporary files; None: TMPDIR,
-                /var/tmp, or the system's choice.
-            feature_cache_bytes: see `ObjectTracking`.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`.
 
         Returns:
             One result a sentence, in their order.
@@ -208,7 +226,7 @@ class Pipeline:
         Args:
             videos: pairs of what `rvos` takes as `video` and `sentences`; taken one by one, some ahead of the results,
                 in another thread then. Each is a source of its own.
-            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `rvos`.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`.
 
         Yields:
             The run of each video, in order. Close it when it is done with: its masks lie on disk till then.
@@ -252,8 +270,11 @@ class Pipeline:
         for job, masks in segment_videos(self._networks, jobs, selector, settings, cache_bytes, trials):
             report = RunReport.of(self._networks, job.source, selector, settings, job.stats)
             events = job.stats.events
-            answers = (*not_asked(selector, events, settings), *unusable_warnings(events))
-            general = (*self.warnings, *job.source.warnings, *answers)
+            unasked = not_asked(selector, events, settings)
+            if unasked:  # which says what serves, so no sentence has to
+                for query in job.queries:
+                    query.warnings = [warning for warning in query.warnings if warning != rvos.FELL_BACK]
+            general = (*self.warnings, *job.source.warnings, *unasked, *unusable_warnings(events))
             yield RvosRun.of(
                 [RvosResult.of(number, query, general, report, masks) for number, query in enumerate(job.queries)]
             )
@@ -266,11 +287,11 @@ class Pipeline:
         selector: SoundSelector | None = None,
         settings: AvsSettings | None = None,
         limits: Limits | None = None,
-        audio_limits: AudioLimits | None = None,
         fps: float = 24.0,
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+        audio_limits: AudioLimits | None = None,
     ) -> AvsRun:
         """Segment, in a video, the objects that sound, in the seconds in which they do.
 
@@ -281,12 +302,9 @@ class Pipeline:
             video: see `rvos`.
             sound: a file, or float32 `[samples]` at 16 kHz in [-1, 1] that begins with the first frame; None: the
                 video's own track.
-            selector: makes the decisions; by tags, words and grounding if None.
-            settings: numbers of the method; the bundle's defaults if None.
-            limits, audio_limits: caps on the video and its sound.
-            fps: see `rvos`.
-            progress: called after every window and every frame of the sweeps.
-            spill_dir, feature_cache_bytes: see `rvos`.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`. Without a
+                selector, tags, words and grounding decide.
+            audio_limits: caps on the sound.
 
         Returns:
             The objects, each category once, with masks that are empty where it is not heard.
@@ -299,7 +317,7 @@ class Pipeline:
             EngineError, ProviderError, CapacityError: see there.
         """
         settings = settings or self.avs_settings()
-        self._check_hearing(selector, settings)
+        self._check_sound_networks(selector, settings)
         source = _opened(video, limits, fps, spill_dir)
         stats = RunStats(progress=one_at_a_time(progress))
         with stats.stage("decode"):
@@ -344,18 +362,17 @@ class Pipeline:
         with self._networks.lock:
             return self._networks.sound_text_matcher.nearest(words, choices)
 
-    def _check_hearing(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
+    def _check_sound_networks(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
         """Raises BundleError where a network is missing that is sure to be asked."""
-        needed = set(settings.taggers) if selector is None else set()
-        if settings.by_second:
-            needed |= {"languagebind", "yamnet"} if selector is None else {"languagebind"}
-        for name in sorted(needed):
+        for name in settings.taggers if selector is None else ():
             self.bundle.component(name, self.precision)
+        if settings.by_second:
+            self._networks.check([SOUND_TEXT_MATCHER, SOUND_EMBEDDER] if selector is None else [SOUND_TEXT_MATCHER])
 
     def _class_of(self, names: list[str], categories: tuple[str, ...]) -> dict[str, int]:
         """The class of each name: that of the nearest category, counted from 1."""
         known = set(names) <= set(categories)
-        if not categories or not (known or "languagebind" in self.bundle.manifest.components):
+        if not categories or not (known or self._networks.has(SOUND_TEXT_MATCHER)):
             return {}
         nearest = names if known else self._nearest(names, categories)
         return {name: 1 + categories.index(each) for name, each in zip(names, nearest, strict=True)}

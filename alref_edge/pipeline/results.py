@@ -11,21 +11,15 @@ from typing import Any, ClassVar, TypeVar, overload
 import numpy as np
 
 from alref_edge import __version__
-from alref_edge.errors import InputError, quoted
 from alref_edge.media import VideoInfo, VideoSource, coco_annotation, encode_rle
-from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.pipeline.jobs import Query, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.saving import FrameFiles, check_mask_format, new_folder, write_masks, write_record
-from alref_edge.pipeline.selectors.base import Decision, PivotSelector, SoundSelector
+from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.mllm import asks
-from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.types import Detections, Pivot
-
-AVS_SCHEMA = "alref-edge.avs/1"
 
 Result = TypeVar("Result", bound="MaskResult", covariant=True)
 Self = TypeVar("Self", bound="MaskResult")
@@ -201,80 +195,6 @@ class MaskResult:
         self.close()
 
 
-@dataclass(frozen=True)
-class RvosResult(MaskResult):
-    """What one sentence came to; `label` is the sentence.
-
-    Attributes:
-        decisions: what the selector decided, by number of the segment; those that it dropped are missing.
-        start_frame: the pivot from which tracking began; None without one.
-        fell_back: whether frame 0 had to serve, no segment having a pivot.
-    """
-
-    decisions: Mapping[int, Decision]
-    start_frame: int | None
-    fell_back: bool
-
-    @classmethod
-    def of(cls, index: int, query: Query, general: Sequence[str], report: RunReport, masks: MaskStore) -> RvosResult:
-        """The result of a query that went through the method; its boxes are clipped to the frame."""
-        size = report.info.width, report.info.height
-        return cls(
-            index=index,
-            label=query.text,
-            pivots=tuple(pivot.clipped(*size) for pivot in query.pivots),
-            considered={frame: found.clipped(*size) for frame, found in sorted(query.considered.items())},
-            warnings=(*general, *query.warnings),
-            run=report,
-            _masks=masks,
-            decisions=dict(sorted(query.decisions.items())),
-            start_frame=query.start if query.pivots else None,
-            fell_back=query.fell_back,
-            own_warnings=tuple(query.warnings),
-        )
-
-    @property
-    def sentence(self) -> str:
-        """The sentence."""
-        return self.label
-
-    def to_json(self) -> dict[str, Any]:
-        """See `MaskResult.to_json`."""
-        own = {"text": self.label, "start_frame": self.start_frame, "fell_back": self.fell_back}
-        return {**own, **super().to_json()}
-
-
-@dataclass(frozen=True)
-class AvsResult(MaskResult):
-    """An object that sounds at times; `label` is its category. Its masks are empty where it does not sound.
-
-    Attributes:
-        sounds_t: whether it sounds on each frame, bool `[T]`.
-        seconds: the seconds of the video in which it sounds.
-    """
-
-    sounds_t: np.ndarray = field(repr=False, compare=False)
-    seconds: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """The category."""
-        return self.label
-
-    def to_json(self) -> dict[str, Any]:
-        """See `MaskResult.to_json`."""
-        return {"name": self.label, "seconds": list(self.seconds), **super().to_json()}
-
-    def mask(self, frame: int) -> np.ndarray:
-        """See `MaskResult.mask`; empty where the object does not sound."""
-        tracked_hw = self.tracked(frame)
-        return tracked_hw if self.sounds_t[frame] else np.zeros_like(tracked_hw)
-
-    def tracked(self, frame: int) -> np.ndarray:
-        """Its mask on a frame whether it sounds or not, bool `[H, W]`. Errors as of `mask`."""
-        return super().mask(frame)
-
-
 @dataclass(frozen=True, eq=False)
 class Run(Sequence[Result]):
     """All results of one run, as a sequence. A context manager, which gives the masks' disk space back at its end.
@@ -403,170 +323,6 @@ class Run(Sequence[Result]):
     def __getitem__(self, index: slice) -> tuple[Result, ...]: ...
     def __getitem__(self, index: int | slice) -> Result | tuple[Result, ...]:
         return self.results[index]
-
-
-@dataclass(frozen=True, eq=False)
-class RvosRun(Run[RvosResult]):
-    """What each of the sentences about a video came to, in their order."""
-
-    schema: ClassVar[str] = RESULT_SCHEMA
-    listed_as: ClassVar[str] = "sentences"
-
-    @classmethod
-    def of(cls, results: Sequence[RvosResult]) -> RvosRun:
-        """The run of these results, one at least, or of some of them."""
-        return cls(tuple(results), results[0].run)
-
-    @property
-    def all_warnings(self) -> tuple[str, ...]:
-        """See `Run.all_warnings`; those about a sentence alone name it."""
-        return tuple(
-            dict.fromkeys(
-                f"{quoted(result.label)}: {warning}" if warning in result.own_warnings else warning
-                for result in self
-                for warning in result.warnings
-            )
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class AvsRun(Run[AvsResult]):
-    """The objects that sound in a video, and what was heard. Nothing at all may sound. See `Run`.
-
-    Attributes:
-        results: each category once, in the order in which they were first heard of.
-        windows: what was found out about each window.
-        labels: the names of what sounds in each second of the video.
-        warnings: what the user should know of the whole.
-        class_of: class of each category by name, its number in the settings' `categories` counted from 1; where it is
-            none of them, that of the nearest; empty if there are no categories.
-        wave_16khz: the sound, float32 `[samples]`, from the first frame on.
-        second_of_frame: the second of each frame, int64 `[T]`.
-        sound: the file that was listened to, which may be the video itself; None where it was given as samples.
-    """
-
-    schema: ClassVar[str] = AVS_SCHEMA
-    listed_as: ClassVar[str] = "objects"
-
-    windows: tuple[WindowResult, ...]
-    labels: tuple[tuple[str, ...], ...]
-    warnings: tuple[str, ...]
-    class_of: Mapping[str, int]
-    wave_16khz: np.ndarray = field(repr=False)
-    second_of_frame: np.ndarray = field(repr=False)
-    _masks: MaskStore = field(repr=False)
-    sound: Path | None = None
-
-    @classmethod
-    def of(
-        cls,
-        found: Sequence[WindowResult],
-        numbers: Mapping[str, int],
-        warnings: Sequence[str],
-        report: RunReport,
-        class_of: Mapping[str, int],
-        wave_16khz: np.ndarray,
-        second_of_frame: np.ndarray,
-        masks: MaskStore,
-        sound: Path | None = None,
-    ) -> AvsRun:
-        """The run that found this; `numbers` are those of the objects by name, in order, as in the store."""
-        objects = []
-        for name, index in numbers.items():
-            mine = [each for window in found for each in window.objects if each.name == name]
-            seconds = [h.start_s + s for h in found for s, names in enumerate(h.labels) if name in names]
-            objects.append(
-                AvsResult(
-                    index=index,
-                    label=name,
-                    pivots=tuple(each.pivot for each in mine if each.pivot is not None),
-                    considered={each.frame: each.considered for each in mine},
-                    warnings=tuple(warning for each in mine for warning in each.warnings),
-                    run=report,
-                    _masks=masks,
-                    sounds_t=np.isin(second_of_frame, seconds),
-                    seconds=tuple(seconds),
-                )
-            )
-        labels: list[tuple[str, ...]] = [()] * (int(second_of_frame[-1]) + 1)
-        for window in found:
-            labels[window.start_s : window.start_s + len(window.labels)] = window.labels
-        return cls(
-            results=tuple(objects),
-            windows=tuple(found),
-            labels=tuple(labels),
-            warnings=tuple(warnings),
-            report=report,
-            class_of=class_of,
-            wave_16khz=wave_16khz,
-            second_of_frame=second_of_frame,
-            _masks=masks,
-            sound=sound,
-        )
-
-    @property
-    def all_warnings(self) -> tuple[str, ...]:
-        """See `Run.all_warnings`."""
-        return tuple(dict.fromkeys([*self.warnings, *super().all_warnings]))
-
-    def _more(self) -> dict[str, Any]:
-        """What was heard, and when."""
-        windows = [
-            {
-                "start_s": window.start_s,
-                "frames": [window.frames.start, window.frames.stop],
-                "tags": [asdict(tag) for tag in window.tags],
-                "segments": [[each.start_s, each.end_s] for each in window.audio_segments],
-                "silent": list(window.silent),
-            }
-            for window in self.windows
-        ]
-        sound = {
-            "duration_s": len(self.wave_16khz) / SAMPLE_RATE,
-            "labels": [list(labels) for labels in self.labels],
-            "classes": dict(self.class_of),
-            "windows": windows,
-        }
-        return {"sound": sound}
-
-    def mask(self, frame: int) -> np.ndarray:
-        """The pixels of everything that sounds on a frame, bool `[H, W]`. Errors as of `MaskResult.mask`."""
-        self._check(frame)
-        info = self.report.info
-        merged_hw = np.zeros((info.height, info.width), bool)
-        for each in self:
-            merged_hw |= each.mask(frame)
-        return merged_hw
-
-    def class_map(self, frame: int) -> np.ndarray:
-        """The class of what sounds at each pixel, uint8 `[H, W]`, 0 where nothing does: later labels over earlier ones.
-
-        Raises:
-            InputError: the settings have no categories, or as of `mask`.
-        """
-        self._check(frame)
-        if not self.class_of and len(self):
-            raise InputError(
-                "A class map needs the categories that there are.",
-                expected="the setting `categories`",
-                mend="name them: `categories`.",
-            )
-        info = self.report.info
-        classes_hw = np.zeros((info.height, info.width), np.uint8)
-        by_name = {each.name: each for each in self}
-        for name in self.labels[self.second_of_frame[frame]]:
-            classes_hw[by_name[name].mask(frame)] = self.class_of[name]
-        return classes_hw
-
-    def _check(self, frame: int) -> None:
-        if not 0 <= frame < len(self.second_of_frame):
-            raise InputError(
-                "The video has no such frame.", expected=f"0 to {len(self.second_of_frame) - 1}", got=frame
-            )
-
-    def close(self) -> None:
-        """See `Run.close`."""
-        self._masks.close()
 
 
 def _reasoning(run: RunReport) -> dict[str, Any]:

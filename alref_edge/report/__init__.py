@@ -11,7 +11,7 @@ from typing import Any
 
 from alref_edge.files import written_beside
 from alref_edge.media import VideoSource
-from alref_edge.pipeline.results import AvsRun, MaskResult
+from alref_edge.pipeline import AvsRun, MaskResult
 from alref_edge.report import parts, sound
 from alref_edge.report.markup import Html, element, given
 from alref_edge.report.pictures import Album
@@ -92,7 +92,7 @@ def _run(shown: Shown, source: VideoSource, album: Album, heading: str | None) -
         parts.tiles(shown),
         parts.warnings(shown.record["warnings"]),
         parts.overview(shown),
-        sound.section(shown, shown.results, source, album) if isinstance(shown.results, AvsRun) else None,
+        sound.section(shown, shown.results, album) if isinstance(shown.results, AvsRun) else None,
         *_sections(shown, source, album),
         parts.times(shown.record),
         parts.counters(shown.record),

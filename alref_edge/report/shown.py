@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alref_edge.errors import InputError
-from alref_edge.pipeline.results import AvsRun, MaskResult
+from alref_edge.pipeline import AvsRun, MaskResult
 from alref_edge.report.truth import Truth
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.media import VideoSource, object_colour
-from alref_edge.pipeline.clock import Clock
-from alref_edge.pipeline.results import AvsRun
+from alref_edge.media import object_colour
+from alref_edge.pipeline import AvsRun
 from alref_edge.report import parts
 from alref_edge.report.charts import true_runs
 from alref_edge.report.markup import Html, element, given
@@ -24,17 +23,15 @@ _HEIGHT = 10
 Span = tuple[float, float]
 
 
-def section(shown: Shown, run: AvsRun, source: VideoSource, album: Album) -> Html:
+def section(shown: Shown, run: AvsRun, album: Album) -> Html:
     """What was heard in each second, and what was taken to make the sound.
 
     Args:
         shown: the run, with its record and truth.
         run: itself.
-        source: the video, whose clock tells the second of each frame.
         album: holds the spectrogram.
     """
     seconds, windows = len(run.labels), shown.record["sound"]["windows"]
-    second_of_frame = Clock.of(source).second_of_frame
     line = _Line(seconds, windows)
     rows = [
         *_spectrogram(run.wave_16khz, seconds, album),
@@ -43,7 +40,7 @@ def section(shown: Shown, run: AvsRun, source: VideoSource, album: Album) -> Htm
     ]
     for number, entry in enumerate(shown.entries[:_MOST_OBJECTS]):
         truth = None if shown.truth is None else shown.truth[number].visible_t
-        rows += _object(line, number, entry, None if truth is None else np.unique(second_of_frame[truth]))
+        rows += _object(line, number, entry, None if truth is None else np.unique(run.second_of_frame[truth]))
     if line.silent:
         rows += line.row("silence", [_path(line.silent, 2, 6, "silence")])
     rows += [element("div"), _axis(seconds)]

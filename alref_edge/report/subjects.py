@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from alref_edge.media import VideoSource
-from alref_edge.pipeline.results import MaskResult
+from alref_edge.pipeline import MaskResult
 from alref_edge.report import parts
 from alref_edge.report.charts import Line, time_chart
 from alref_edge.report.markup import Html, element, given

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from alref_edge.metrics import JAndF, j_and_f
-from alref_edge.pipeline.results import MaskResult
+from alref_edge.pipeline import MaskResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,11 +17,18 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.files import unwritable, written_beside
-from alref_edge.pipeline.results import AvsRun, RunReport, RvosResult
-from alref_edge.pipeline.rvos import cut_into_segments
-from alref_edge.pipeline.selectors.replay import Answer, RecordedBoxes, ReplaySelector
-from alref_edge.pipeline.selectors.sound_replay import STAGE_1, STAGE_2, RecordedAnswers, Setting
-from alref_edge.pipeline.settings import RvosSettings
+from alref_edge.pipeline import (
+    Answer,
+    AvsRun,
+    RecordedAnswers,
+    RecordedBoxes,
+    ReplaySelector,
+    RunReport,
+    RvosResult,
+    RvosSettings,
+    Setting,
+    cut_into_segments,
+)
 from alref_edge.types import Detections
 
 TWO_STAGE = "cot_two_stage.json"
@@ -121,7 +128,7 @@ def sentence_decisions(result: RvosResult) -> list[Answer]:
 def _record_sounds(folder: Path, setting: Setting, clip: str, run: AvsRun) -> None:
     pivots, boxes = sound_decisions(run)
     here = folder / setting.value
-    first, second = here / STAGE_1, here / STAGE_2
+    first, second = (here / name for name in RecordedAnswers.FILES)
     known = RecordedAnswers(setting, {}, {})
     if first.exists() or second.exists():
         known = RecordedAnswers.from_files(setting, first, second)

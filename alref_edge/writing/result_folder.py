@@ -15,15 +15,15 @@ from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.files import PartialFolder, is_full
 from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
 from alref_edge.media.overlay import TICKS, write_overlay_png
-from alref_edge.pipeline.measure import ProgressCallback, RunStats
-from alref_edge.pipeline.results import AVS_SCHEMA, AvsRun, MaskResult, RvosResult, RvosRun
+from alref_edge.pipeline import AvsRun, MaskResult, ProgressCallback, RvosResult, RvosRun
+from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.saving import MASKS, RESULT, FrameFiles, check_mask_format, write_record
-from alref_edge.pipeline.selectors.replay import RESULT_SCHEMA
 
 OVERLAY, OVERLAY_OF_IMAGE = "overlay.mp4", "overlay.png"
 SEMANTIC = "semantic"
 EXTRAS = ("clip.mp4", "report.html", "sound", "truth.json")
 """Further files and folders that a caller may leave with a result, which `overwrite` may replace too."""
+_SCHEMAS = (RvosRun.schema, AvsRun.schema)
 _SLOWEST, _FASTEST = 0.001, 1000.0
 
 
@@ -181,7 +181,7 @@ class ResultFolder:
             if others or record is None:
                 raise InputError(
                     f"The output folder {path} holds something else than a result.",
-                    expected=f"a {RESULT} of {RESULT_SCHEMA} or {AVS_SCHEMA}, and nothing that a run does not leave",
+                    expected=f"a {RESULT} of {' or '.join(_SCHEMAS)}, and nothing that a run does not leave",
                     got=", ".join(sorted(others)[:3]) or None,
                     mend="give another name with --out, or empty it yourself.",
                 )
@@ -225,7 +225,7 @@ def _record_at(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("schema") in (RESULT_SCHEMA, AVS_SCHEMA) else None
+    return record if isinstance(record, dict) and record.get("schema") in _SCHEMAS else None
 
 
 def _extras_of(record: dict[str, Any] | None) -> list[str]:

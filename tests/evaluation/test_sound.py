@@ -30,7 +30,6 @@ from alref_edge.evaluation.sound import clip_settings
 from alref_edge.evaluation.sound_stages import stages, tagged
 from alref_edge.evaluation.sound_summary import STAGES, WAYS
 from alref_edge.media import open_video
-from alref_edge.models.languagebind import LanguageBind
 from alref_edge.pipeline import AvsRun, AvsSettings
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
@@ -53,15 +52,9 @@ def pipeline(nano_bundle: Path) -> Iterator[Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def language(pipeline: Pipeline) -> Iterator[LanguageBind]:
-    with LanguageBind.from_component(pipeline.bundle.component("languagebind"), "cpu") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def measured(pipeline: Pipeline, language: LanguageBind) -> SoundEvaluation:
+def measured(pipeline: Pipeline) -> SoundEvaluation:
     """One scene, small and short, in both modes."""
-    return evaluate_sound(pipeline, language, range(SEED, SEED + 1), size=SIZE, frames=FRAMES)
+    return evaluate_sound(pipeline, range(SEED, SEED + 1), size=SIZE, frames=FRAMES)
 
 
 def j_and_f(mask: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -230,12 +223,12 @@ def test_what_is_off_screen_changes_the_sound_but_has_no_label() -> None:
     assert found["presence_recall"] == (True,)
 
 
-def test_tags_become_categories(language: LanguageBind) -> None:
+def test_tags_become_categories(pipeline: Pipeline) -> None:
     settings = AvsSettings(categories=("circle", "star"), tag_threshold=0.5)
     tags = (Tag("a", "star", 0.5), Tag("b", "circle", 0.9), Tag("c", "Bark", 0.1))
     heard = WindowResult(0, range(8), tags, (), (), ((),), (False,))
-    (nearest,) = language.nearest(["Bark"], settings.categories)
-    assert tagged(language, heard, settings) == [("circle", True), ("star", True), (nearest, False)]
+    (nearest,) = pipeline.networks.sound_text_matcher.nearest(["Bark"], settings.categories)
+    assert tagged(pipeline, heard, settings) == [("circle", True), ("star", True), (nearest, False)]
 
 
 def test_the_summary_sums_up_the_clips(measured: SoundEvaluation) -> None:
@@ -277,14 +270,14 @@ def test_the_json_holds_every_clip_and_what_it_was_measured_on(measured: SoundEv
     assert len(record["bundle"]["sha256"]) == 64
 
 
-def test_nothing_to_measure_is_refused(pipeline: Pipeline, language: LanguageBind) -> None:
+def test_nothing_to_measure_is_refused(pipeline: Pipeline) -> None:
     for seeds in (range(0), range(-1, 2)):
         with pytest.raises(InputError, match="nothing to measure"):
-            evaluate_sound(pipeline, language, seeds)
+            evaluate_sound(pipeline, seeds)
     with pytest.raises(InputError, match="whole seconds"):
-        evaluate_sound(pipeline, language, range(1), size=SIZE, frames=9)
+        evaluate_sound(pipeline, range(1), size=SIZE, frames=9)
     with pytest.raises(InputError, match="too long"):
-        evaluate_clip(pipeline, language, make_scene(0, 96, 96, num_frames=88), "multi")
+        evaluate_clip(pipeline, make_scene(0, 96, 96, num_frames=88), "multi")
 
 
 def test_the_command_prints_the_tables(tmp_path: Path) -> None:

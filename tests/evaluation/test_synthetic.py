@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from alref_edge import GroundingDino, Pipeline, Pivot
+from alref_edge import Bundle, GroundingDino, Pipeline, Pivot
 from alref_edge.cli import app
 from alref_edge.datasets.base import Sentence
 from alref_edge.datasets.synthetic import Scene, clip_of, make_scene
@@ -31,15 +31,11 @@ ROOT = Path(__file__).parent.parent.parent
 SIZE, FRAMES, EVERY = 112, 12, 5
 
 
-def detector_of(pipeline: Pipeline) -> GroundingDino:
-    return GroundingDino.from_component(pipeline.bundle.component("grounding_dino"), "cpu")
-
-
 @pytest.fixture(scope="module")
 def measured(nano_bundle: Path) -> Evaluation:
     """Scenes 0 and 1, small and short."""
-    with Pipeline.from_bundle(nano_bundle, "cpu", threads=1) as pipeline, detector_of(pipeline) as detector:
-        return evaluate_synthetic(pipeline, detector, range(2), every=EVERY, size=SIZE, frames=FRAMES)
+    with Pipeline.from_bundle(nano_bundle, "cpu", threads=1) as pipeline:
+        return evaluate_synthetic(pipeline, range(2), every=EVERY, size=SIZE, frames=FRAMES)
 
 
 def scene_of(seed: int) -> Scene:
@@ -97,7 +93,8 @@ def test_masks_are_measured_as_from_a_folder_of_frames(measured: Evaluation, nan
 
 def test_the_top_box_is_the_best_of_all_queries(measured: Evaluation, nano_bundle: Path) -> None:
     scene = scene_of(0)
-    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
+    component = Bundle.open(nano_bundle).component("grounding_dino")
+    with GroundingDino.from_component(component, "cpu") as detector:
         for each in (each for each in measured.scores if each.seed == 0):
             frames = [frame for frame in (0, 5, 10) if scene.masks(frame)[each.target].any()]
             assert [top.frame for top in each.top_boxes] == frames
@@ -199,10 +196,10 @@ def test_the_iou_of_boxes() -> None:
 
 
 def test_nothing_to_measure_is_refused(nano_bundle: Path) -> None:
-    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
+    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline:
         for seeds, every in ((range(0), 5), (range(-1, 2), 5), (range(2), 0)):
             with pytest.raises(InputError, match="nothing to measure"):
-                evaluate_synthetic(pipeline, detector, seeds, every=every)
+                evaluate_synthetic(pipeline, seeds, every=every)
 
 
 def test_every_selector_has_its_columns(nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,11 +239,11 @@ def test_every_selector_has_its_columns(nano_bundle: Path, tmp_path: Path, monke
 
 
 def test_selectors_of_one_name_are_refused(nano_bundle: Path) -> None:
-    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
+    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline:
         for names in (("grounding", "grounding"), ("oracle",)):
             chosen = [GroundingSelector(name) for name in names]
             with pytest.raises(InputError, match="told apart"):
-                evaluate_synthetic(pipeline, detector, range(1), chosen)
+                evaluate_synthetic(pipeline, range(1), chosen)
 
 
 def test_the_command_prints_the_table(tmp_path: Path) -> None:
@@ -274,8 +271,8 @@ def test_the_shipped_bundle_reaches_its_published_figures(nano_bundle: Path) -> 
     """Whole scenes, object by object, against the file that the figures of its model card come from."""
     with gzip.open(ROOT / "benchmarks" / "results" / "synthetic-float32.json.gz") as file:
         published = {(row["seed"], row["text"]): row for row in json.load(file)["expressions"]}
-    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline, detector_of(pipeline) as detector:
-        measured = evaluate_synthetic(pipeline, detector, range(2), every=20)
+    with Pipeline.from_bundle(nano_bundle, "cpu") as pipeline:
+        measured = evaluate_synthetic(pipeline, range(2), every=20)
     for each in measured.scores:
         row = published[each.seed, each.text]
         for way in ("oracle", "grounding"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alref_edge import GroundingDino, Pipeline
+from alref_edge import Pipeline
 from alref_edge.bundle import shipped
 from alref_edge.evaluation import evaluate_synthetic
 from alref_edge.mllm import MllmClient, Questioner, Templates
@@ -43,10 +43,9 @@ def test_relations_and_motions_are_understood(server: MllmServer, nano_bundle: P
     with (
         MllmClient(server.endpoint) as client,
         Pipeline.from_bundle(nano_bundle, "cpu") as pipeline,
-        GroundingDino.from_component(pipeline.bundle.component("grounding_dino"), "cpu") as detector,
     ):
         selectors = [GroundingSelector(), MllmSelector(client, questioner, GroundingSelector())]
-        measured = evaluate_synthetic(pipeline, detector, range(12), selectors, every=40)
+        measured = evaluate_synthetic(pipeline, range(12), selectors, every=40)
         counters = client.stats
     hard = [each for each in measured.scores if each.kind != "appearance"]
     ours, grounding = ([each.tracked[way].j_and_f for each in hard] for way in ("mixed", "grounding"))

@@ -339,7 +339,7 @@ def test_without_an_llm_tags_become_categories_that_are_seen(pipeline: Pipeline)
 
     window = SoundWindow(0, 0, (0, 1, 2), {}, lambda: tags)
     choices = pipeline.avs_settings().categories
-    selector = GroundingSoundSelector(pipeline._networks.sound_text_matcher.nearest, choices, tag_threshold=0.5)
+    selector = GroundingSoundSelector(pipeline.networks.sound_text_matcher.nearest, choices, tag_threshold=0.5)
     assert [(each.name, each.pivot) for each in selector.categories(window, ground)] == [("star", 1), ("circle", 2)]
     told: list[tuple[str, int, int]] = []
     watched = SoundWindow(0, 0, (0, 1, 2), {}, lambda: tags, report=lambda *progress: told.append(progress))

@@ -207,7 +207,7 @@ def test_a_selector_may_know_that_there_is_no_segment(nano_bundle: Path) -> None
         selector = Knowing(lambda words, choices: list(words))
         source = SceneSource(make_scene(3, num_frames=8, fps=8))
         (heard,) = analyse_windows(
-            pipeline._networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), RunStats()
+            pipeline.networks, source, Sound(LOUD.astype(np.float32)), selector, AvsSettings(), RunStats()
         )
     assert heard.audio_segments == ()
     assert heard.labels == ((),)

@@ -13,11 +13,11 @@ from alref_edge.datasets.synthetic import make_scene
 from alref_edge.datasets.synthetic.clips import write_clip
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.media import VideoSource, open_video
+from alref_edge.pipeline import AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.results import AvsRun, MaskResult, RunReport, RvosResult
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.report import Truth
 from alref_edge.types import Detections, Pivot, Tag

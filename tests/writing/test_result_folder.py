@@ -16,9 +16,9 @@ from PIL import Image
 
 from alref_edge.errors import CapacityError, InputError
 from alref_edge.media import VideoSource, decode_audio, decode_rle, open_video, probe_audio
+from alref_edge.pipeline import RunReport, RvosResult
 from alref_edge.pipeline.jobs import Query
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.results import RunReport, RvosResult
 from alref_edge.pipeline.saving import slug
 from alref_edge.pipeline.selectors.replay import ReplaySelector
 from alref_edge.pipeline.settings import RvosSettings

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -114,6 +114,9 @@ class RecordedAnswers:
         shown: by clip and category, the number of the frame that boxes were recorded on, and those: float32 `[N, 4]`,
             centre, width and height in shares of the frame; none where they were not recorded.
     """
+
+    FILES: ClassVar[tuple[str, str]] = (STAGE_1, STAGE_2)
+    """What the files of the two stages are called."""
 
     setting: Setting
     pivots: Mapping[str, Mapping[str, int]]
