@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alref_edge.bundle import Bundle
+from alref_edge.bundle import Bundle, Component
 from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
-from alref_edge.errors import EngineError, InputError
+from alref_edge.doctor import examine
+from alref_edge.errors import BundleError, EngineError, InputError
+from alref_edge.evaluation import evaluate_synthetic
+from alref_edge.models.grounding_dino import GroundingDino
 from alref_edge.models.protocols import Network, TrackingCounters, TrackingOptions
-from alref_edge.pipeline import Pipeline, RvosSettings
-from alref_edge.pipeline.networks import Networks
+from alref_edge.pipeline import Networks, Pipeline, RvosSettings
+from alref_edge.pipeline.networks import DETECTOR
 from alref_edge.runtime import SessionOptions
 from alref_edge.types import Detections, Tag
 
@@ -231,3 +236,65 @@ def test_given_networks_are_closed_with_the_others_and_not_used_after(scene: Sce
     assert closed == ["detector"]
     with pytest.raises(EngineError, match="closed"):
         _ = own.detector
+
+
+def bundle_with(change: Callable[[dict[str, Any]], None], bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle, with other components."""
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    change(manifest["components"])
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def finding_of(bundle: Path) -> tuple[str, str, str]:
+    """What the doctor says of a bundle."""
+    (found,) = (each for each in examine(bundle).findings if each.name == "bundle")
+    return found.state, found.detail, found.mend
+
+
+def test_a_detector_of_a_new_kind_is_one_line_in_a_table_for_doctor_and_evaluation_too(
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def owl(component: Component, device: str, *, options: SessionOptions) -> GroundingDino:
+        return GroundingDino.from_component(replace(component, kind="grounding_dino"), device, options=options)
+
+    def hatch(components: dict[str, Any]) -> None:
+        components["snowy"] = {**components.pop("grounding_dino"), "kind": "owl"}
+
+    bundle = bundle_with(hatch, nano_bundle, tmp_path / "bundle")
+    state, detail, _ = finding_of(bundle)
+    assert (state, "no component 'grounding_dino'" in detail) == ("fault", True)
+    monkeypatch.setitem(DETECTOR.kinds, "owl", owl)  # type: ignore[arg-type]
+    assert finding_of(bundle)[0] == "ok"
+    measured = []
+    for each in (nano_bundle, bundle):
+        with Pipeline.from_bundle(each, "cpu", threads=1) as pipeline:
+            measured.append(evaluate_synthetic(pipeline, range(1), size=96, frames=11))
+            assert "snowy" in pipeline.networks.providers or each == nano_bundle
+    assert measured[0].scores == measured[1].scores
+    assert any(score.top_boxes for score in measured[1].scores)
+
+
+def test_of_two_detectors_one_is_chosen_by_name(scene: Scene, nano_bundle: Path, tmp_path: Path) -> None:
+    bundle = bundle_with(lambda each: each.update(owl=each["grounding_dino"]), nano_bundle, tmp_path / "bundle")
+    refusal = r"more than one detector.*grounding_dino, owl.*components=\['grounding_dino'\]"
+    for components in ((), ("owl", "grounding_dino"), ("sam2",)):
+        with pytest.raises(BundleError, match=refusal):
+            Pipeline.from_bundle(bundle, "cpu", components=components)
+    state, detail, mend = finding_of(bundle)
+    assert (state, "grounding_dino, owl" in detail, "components=" in mend) == ("fault", True, True)
+    with pytest.raises(InputError, match=r"does not have.*grounding_dino.*eagle"):
+        Pipeline.from_bundle(bundle, "cpu", components=["eagle"])
+    with Pipeline.from_bundle(bundle, "cpu", components=["owl"]) as pipeline:
+        (result,) = pipeline.rvos(scene.frame(0)[None], "the circle")
+    assert result.run.providers.keys() == {"owl", "sam2"}
+
+
+def test_of_two_that_match_sounds_with_words_one_is_chosen_by_name(nano_bundle: Path, tmp_path: Path) -> None:
+    bundle = bundle_with(lambda each: each.update(other=each["languagebind"]), nano_bundle, tmp_path / "bundle")
+    with (
+        Pipeline.from_bundle(bundle, "cpu") as pipeline,
+        pytest.raises(BundleError, match=r"more than one sound-text matcher.*languagebind, other"),
+    ):
+        pipeline.avs(tmp_path / "no video")

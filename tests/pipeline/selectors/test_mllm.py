@@ -256,7 +256,10 @@ def test_of_a_clip_without_a_segment_it_is_said_that_the_llm_was_not_asked(
 ) -> None:
     made = scene(3, frames)
     result = run(pipeline, lambda *_: 1, made, mixed=mixed, allow_unusable=False)
-    assert any(text.startswith("the LLM was not asked") and "--ask-short" in text for text in result.warnings)
+    (told,) = (text for text in result.warnings if "frame 0" in text)  # and not that no segment has a pivot
+    assert told.startswith("the LLM was not asked")
+    assert "--ask-short" in told
+    assert result.fell_back
     with ResultFolder(tmp_path / "out", overlay=False) as folder:
         record = folder.write([result], SceneSource(made))
     assert (record["selector"], record["reasoning"]["questions"]) == (result.run.selector, 0)
