@@ -66,10 +66,14 @@ def _new_file(partial: Path) -> int:
     return descriptor
 
 
-def publish(partial: Path, path: Path) -> None:
-    """Gives a finished partial file its final name, with the permissions that a plain file would have."""
+def publish(partial: Path, path: Path, *, private: bool = False) -> None:
+    """Gives a finished partial file its final name, with the permissions that a plain file would have.
+
+    A private one keeps those that it had from its first byte: its user's alone.
+    """
     try:
-        partial.chmod(0o666 & ~_umask())
+        if not private:
+            partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -98,13 +102,21 @@ def _umask() -> int:
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes the name `path` when the block ends well, and vanishes otherwise."""
+def written_beside(path: Path, *, private: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the name `path` when the block ends well, and vanishes otherwise.
+
+    Args:
+        path: the name.
+        private: nobody but this user may read it, nor what is half-written of it.
+
+    Raises:
+        InputError, CapacityError: see `unwritable`.
+    """
     file, partial = open_beside(path)
     try:
         with file:
             yield file
-        publish(partial, path)
+        publish(partial, path, private=private)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

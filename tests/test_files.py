@@ -73,6 +73,19 @@ def test_what_this_process_writes_is_no_leftover(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_private_file_is_its_users_alone_from_the_first_byte(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        for private, mode in ((True, 0o600), (False, 0o666)):
+            with written_beside(tmp_path / "file", private=private) as file:
+                file.write(b"x")
+                (partial,) = tmp_path.glob(".file.*")
+                assert partial.stat().st_mode & 0o777 == 0o600
+            assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
 def test_locks_are_given_back(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))

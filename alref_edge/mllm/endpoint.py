@@ -7,12 +7,12 @@ import json
 import os
 import re
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from alref_edge.errors import AlrefError, InputError, MllmError
+from alref_edge.files import written_beside
 
 KEY_VARIABLE = "ALREF_MLLM_API_KEY"
 SERVE = "alref-edge mllm serve --model FOLDER"
@@ -204,7 +204,7 @@ def write_state(state: ServerState) -> Path:
     text = json.dumps(asdict(replace(state, born=_born(state.pid))))
     refusals: list[str] = []
     for path in state_files():
-        refusal = _write_private(path, text)
+        refusal = _write(path, text)
         if refusal is None:
             return path
         refusals.append(f"{path}: {refusal}")
@@ -244,22 +244,18 @@ def remove_state(pid: int) -> None:
                 path.unlink()
 
 
-def _write_private(path: Path, text: str) -> str | None:
-    """Writes a file of mode 0600 as a whole; what the system has against it, if it refuses."""
+def _write(path: Path, text: str) -> str | None:
+    """Write one of `state_files`; what the system has against it, if it refuses."""
     try:
         if path == state_files()[-1]:
             path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=".mllm.", suffix=".partial", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(partial, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(partial)
+        with written_beside(path, private=True) as file:
+            file.write(text.encode())
     except OSError as error:
         return error.strerror or str(error)
+    except AlrefError as error:
+        return str(error.got)
     return None
 
 
