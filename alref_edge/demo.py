@@ -105,10 +105,10 @@ def run_demo(
         BundleError, EngineError, ProviderError, CapacityError, MediaError: see `Pipeline`.
     """
     scene = make_scene(seed)
-    chosen, track = choose(scene), make_sound(scene)
+    chosen, sound = choose(scene), make_sound(scene)
     extras = (CLIP, REPORT, *([SOUND] if pipeline.hears else []), TRUTH)
     with ResultFolder(out, overwrite=overwrite, extras=extras) as folder:
-        write_clip(folder.partial / CLIP, scene, track)
+        write_clip(folder.partial / CLIP, scene, sound)
         source = open_video(folder.partial / CLIP)
         video = str(Path(out) / CLIP)
         texts = [expression.text for expression in chosen]
@@ -119,10 +119,10 @@ def run_demo(
         also: list[Shown] = []
         if pipeline.hears:
             run = pipeline.avs(source, progress=progress, spill_dir=folder.partial).named(video)
-            truth["sound"] = _sound_as_json(scene, track, run)
+            truth["sound"] = _sound_as_json(scene, sound, run)
             with ResultFolder(folder.partial / SOUND) as inner:
                 written = inner.write(run, source, progress)
-                also.append(_shown(scene, track, run, written, truth["sound"]["j"]))
+                also.append(_shown(scene, sound, run, written, truth["sound"]["j"]))
         title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
         write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)
         with written_beside(folder.partial / TRUTH) as file:
@@ -151,7 +151,7 @@ def _truth(scene: Scene, expression: Expression, result: RvosResult) -> Truth:
     return Truth.of(result, lambda frame: scene.labels(frame) == expression.target, expression.kind)
 
 
-def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, Any], j: float) -> Shown:
+def _shown(scene: Scene, sound: SoundTrack, run: AvsRun, record: Mapping[str, Any], j: float) -> Shown:
     """What sounds, each category with its truth: the objects of its shape, in the seconds in which they sound.
 
     `j` is that of all that sounds, as it is printed.
@@ -161,7 +161,7 @@ def _shown(scene: Scene, track: SoundTrack, run: AvsRun, record: Mapping[str, An
         mine = {number for number, each in enumerate(scene.objects) if each.shape == result.label}
 
         def mask(frame: int) -> np.ndarray:
-            return np.isin(scene.labels(frame), sorted(mine.intersection(track.labels[frame // scene.fps].objects)))
+            return np.isin(scene.labels(frame), sorted(mine.intersection(sound.labels[frame // scene.fps].objects)))
 
         return Truth.of(result, mask)
 
@@ -185,11 +185,11 @@ def _as_json(seed: int, chosen: list[Expression], truths: list[Truth]) -> dict[s
     return {"schema": TRUTH_SCHEMA, "seed": seed, "mean": mean, "sentences": entries, "sound": None}
 
 
-def _sound_as_json(scene: Scene, track: SoundTrack, run: AvsRun) -> dict[str, Any]:
+def _sound_as_json(scene: Scene, sound: SoundTrack, run: AvsRun) -> dict[str, Any]:
     """What sounds in each second, the truth, and J of all that sounds, on the frame that stands for the second."""
     entries: list[dict[str, Any]] = []
-    for second, (names, label) in enumerate(zip(run.labels, track.labels, strict=True)):
-        right_hw, ours_hw = sounding_mask(scene, track, second), run.mask(frame_of_second(scene, second))
+    for second, (names, label) in enumerate(zip(run.labels, sound.labels, strict=True)):
+        right_hw, ours_hw = sounding_mask(scene, sound, second), run.mask(frame_of_second(scene, second))
         entries.append(
             {
                 "second": second,

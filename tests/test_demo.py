@@ -85,16 +85,16 @@ def test_what_sounds_is_that_of_the_masks_on_disk(shown: tuple[Path, str]) -> No
     assert record["input"]["path"] == "alref-demo/clip.mp4"
     assert sorted(path.name for path in (out / "sound").iterdir()) == ["masks", "overlay.mp4", "result.json"]
     scene = make_scene(SEED)
-    track = make_sound(scene)
+    sound = make_sound(scene)
     rows = [line.split() for line in printed.splitlines()[5:]]
     assert rows[0] == ["second", "sounds", "truth", "J"]
     scores = []
-    for second, (label, entry) in enumerate(zip(track.labels, truth["sound"]["seconds"], strict=True)):
+    for second, (label, entry) in enumerate(zip(sound.labels, truth["sound"]["seconds"], strict=True)):
         frame = frame_of_second(scene, second)
         ours_hw = np.zeros((scene.height, scene.width), bool)
         for found in record["objects"]:
             ours_hw |= np.asarray(Image.open(out / "sound" / found["masks"]["folder"] / f"{frame:05d}.png")) > 0
-        right_hw = sounding_mask(scene, track, second)
+        right_hw = sounding_mask(scene, sound, second)
         np.testing.assert_array_equal(decode_rle(entry["mask"]), right_hw)
         assert entry["j"] == region_similarity(ours_hw, right_hw)
         assert (entry["names"], entry["truth"]) == (record["sound"]["labels"][second], list(label.shapes))
@@ -183,8 +183,8 @@ def test_the_seed_sounds_in_several_ways() -> None:
 @pytest.mark.parametrize("with_sound", [True, False])
 def test_the_clip_looks_and_sounds_like_the_scene(tmp_path: Path, with_sound: bool) -> None:
     scene = make_scene(SEED, 160, 128, num_frames=8 if with_sound else 5)
-    track = make_sound(scene) if with_sound else None
-    write_clip(tmp_path / "clip.mp4", scene, track)
+    sound = make_sound(scene) if with_sound else None
+    write_clip(tmp_path / "clip.mp4", scene, sound)
     source = open_video(tmp_path / "clip.mp4")
     assert (source.frame_count(), source.info.fps) == (scene.num_frames, 8)
     for frame, image in source.frames():
@@ -193,12 +193,12 @@ def test_the_clip_looks_and_sounds_like_the_scene(tmp_path: Path, with_sound: bo
         # Brightness is all but exact; colours have half the resolution.
         assert 10 * np.log10(255**2 / np.mean((error @ [0.2126, 0.7152, 0.0722]) ** 2)) > 39
         assert 10 * np.log10(255**2 / np.mean(error**2)) > 29
-    if track is None:
+    if sound is None:
         with pytest.raises(MediaError, match="no sound"):
             decode_audio(tmp_path / "clip.mp4")
     else:
-        heard = decode_audio(tmp_path / "clip.mp4", rate=track.rate).wave[: len(track.wave_16khz)]
-        assert np.corrcoef(heard, track.wave_16khz)[0, 1] > 0.99
+        heard = decode_audio(tmp_path / "clip.mp4", rate=sound.rate).wave[: len(sound.wave_16khz)]
+        assert np.corrcoef(heard, sound.wave_16khz)[0, 1] > 0.99
 
 
 def test_a_clip_takes_the_first_encoder_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

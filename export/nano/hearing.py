@@ -62,7 +62,7 @@ def hear(
         names = language.nearest(NAMES, SHAPES)
         quality["languagebind"] = {
             "true_segments": sounding_quality(many, language.sounding),
-            "cut_segments": sounding_quality(many, language.sounding, lambda clip: cut(clip.track.wave_16khz)),
+            "cut_segments": sounding_quality(many, language.sounding, lambda clip: cut(clip.sound.wave_16khz)),
             "names": float(np.mean([one == other for one, other in zip(names, SHAPES, strict=True)])),
         }
     return quality

@@ -34,14 +34,14 @@ _VOICES, _VOICE_SAMPLES = 48, 11 * RATE
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A track and its scene.
+    """A sound and its scene.
 
     Attributes:
         heard_st: which shapes sound in which seconds, seen or not: bool [seconds, shapes].
     """
 
     scene: Scene
-    track: SoundTrack
+    sound: SoundTrack
     heard_st: np.ndarray
 
     @property
@@ -59,9 +59,9 @@ def clips(first: int, count: int, mode: str = "multi") -> tuple[Clip, ...]:
         scene = make_scene(seed)
         if mode == "single" and not has_single(scene):
             continue
-        track = make_sound(scene, mode)
-        heard = [[shape in label.shapes + label.off_screen for shape in SHAPES] for label in track.labels]
-        made.append(Clip(scene, track, np.array(heard)))
+        sound = make_sound(scene, mode)
+        heard = [[shape in label.shapes + label.off_screen for shape in SHAPES] for label in sound.labels]
+        made.append(Clip(scene, sound, np.array(heard)))
     return tuple(made)
 
 
@@ -111,7 +111,7 @@ def tagging_quality(heard: Sequence[Clip], probabilities: Callable[[np.ndarray],
         Precision and recall at 0.5, and the share of clips whose most probable shape sounds ("top").
     """
     wanted = np.stack([clip.heard_st.any(axis=0) for clip in heard])
-    got = np.stack([probabilities(clip.track.wave_16khz) for clip in heard])
+    got = np.stack([probabilities(clip.sound.wave_16khz) for clip in heard])
     right = int((wanted & (got >= 0.5)).sum())
     return {
         "precision": _share(right, int((got >= 0.5).sum())),
@@ -132,7 +132,7 @@ def cutting_quality(heard: Sequence[Clip], cut: Callable[[np.ndarray], Sequence[
     """
     right = found = wanted = 0
     for clip in heard:
-        true, got = ({each.start_s for each in segments} for segments in (clip.segments, cut(clip.track.wave_16khz)))
+        true, got = ({each.start_s for each in segments} for segments in (clip.segments, cut(clip.sound.wave_16khz)))
         right, found, wanted = right + len(true & got) - 1, found + len(got) - 1, wanted + len(true) - 1
     return {"cut_precision": _share(right, found), "cut_recall": _share(right, wanted)}
 
@@ -157,7 +157,7 @@ def sounding_quality(
         if len(shapes) < 2:
             continue
         segments = cut(clip)
-        told = sounding([each.of(clip.track.wave_16khz) for each in segments], shapes)
+        told = sounding([each.of(clip.sound.wave_16khz) for each in segments], shapes)
         for segment, answer in zip(segments, told, strict=True):
             for heard_s in clip.heard_st[segment.start_s : segment.end_s]:
                 wanted = {shape for shape, yes in zip(SHAPES, heard_s, strict=True) if yes} & set(shapes)

@@ -103,9 +103,9 @@ def make_sound_run(
     """
     scene = make_scene(14)
     folder.mkdir(parents=True, exist_ok=True)
-    track = make_sound(scene)
+    sound = make_sound(scene)
     if source is None:
-        write_clip(folder / "clip.mp4", scene, track)
+        write_clip(folder / "clip.mp4", scene, sound)
         source = open_video(folder / "clip.mp4")
     clock = Clock.of(source)
     names = list(dict.fromkeys(name for each in labels for name in each))
@@ -132,7 +132,7 @@ def make_sound_run(
         warnings,
         _report(source, AvsSettings(), True),
         {},
-        track.wave_16khz if wave_16khz is None else wave_16khz,
+        sound.wave_16khz if wave_16khz is None else wave_16khz,
         clock.second_of_frame,
         store,
     )

@@ -24,7 +24,7 @@ from alref_edge.datasets.synthetic.sound import (
     sounding_mask,
 )
 from alref_edge.datasets.synthetic.timbres import TIMBRES
-from alref_edge.media.palette import DAVIS_PALETTE
+from alref_edge.media import DAVIS_PALETTE
 
 _SHORT_S = 5
 
@@ -54,17 +54,17 @@ class AvsbenchS4:
         """See `FolderLayout`; a scene that `has_single` is not true of is left out."""
         if not has_single(scene):
             return None
-        track, video, data = make_sound(scene, "single"), video_name(scene), self._root / "s4_data"
-        category = track.labels[0].shapes[0]
+        sound, video, data = make_sound(scene, "single"), video_name(scene), self._root / "s4_data"
+        category = sound.labels[0].shapes[0]
         where = Path(self._split) / category
-        _write_wav(data / "audio_wav" / where / f"{video}.wav", track)
-        for second in range(len(track.labels)):
+        _write_wav(data / "audio_wav" / where / f"{video}.wav", sound)
+        for second in range(len(sound.labels)):
             name = f"{video}_{second + 1}.png"
             write_image(data / "visual_frames" / where / video / name, _frame(scene, second))
             if second == 0 or self._split != "train":
-                write_image(data / "gt_masks" / where / video / name, _grey(sounding_mask(scene, track, second)))
+                write_image(data / "gt_masks" / where / video / name, _grey(sounding_mask(scene, sound, second)))
         self._rows.append((video, self._split, category))
-        return truth_of(scene, track)
+        return truth_of(scene, sound)
 
     def finish(self) -> None:
         """See `FolderLayout`."""
@@ -93,14 +93,14 @@ class AvsbenchMs3:
 
     def add(self, scene: Scene) -> dict[str, Any] | None:
         """See `FolderLayout`."""
-        track, video, data = make_sound(scene, "multi"), video_name(scene), self._root / "ms3_data"
-        _write_wav(data / "audio_wav" / self._split / f"{video}.wav", track)
-        for second in range(len(track.labels)):
-            mask = _grey(sounding_mask(scene, track, second))
+        sound, video, data = make_sound(scene, "multi"), video_name(scene), self._root / "ms3_data"
+        _write_wav(data / "audio_wav" / self._split / f"{video}.wav", sound)
+        for second in range(len(sound.labels)):
+            mask = _grey(sounding_mask(scene, sound, second))
             write_image(data / "visual_frames" / video / f"{video}.mp4_{second + 1}.png", _frame(scene, second))
             write_image(data / "gt_masks" / self._split / video / f"{video}_{second + 1}.png", mask)
         self._rows.append((video, self._split))
-        return truth_of(scene, track)
+        return truth_of(scene, sound)
 
     def finish(self) -> None:
         """See `FolderLayout`."""
@@ -138,20 +138,20 @@ class AvsbenchSemantic:
         """See `FolderLayout`."""
         seconds = scene.num_frames // scene.fps
         subset = "v2" if seconds > _SHORT_S else "v1s" if scene.seed % 2 == 0 and has_single(scene) else "v1m"
-        track = make_sound(scene, "single" if subset == "v1s" else "multi")
+        sound = make_sound(scene, "single" if subset == "v1s" else "multi")
         uid = f"{video_name(scene)}_0_{1000 * seconds}"
         folder = self._root / subset / uid
-        _write_wav(folder / "audio.wav", track)
+        _write_wav(folder / "audio.wav", sound)
         for second in range(seconds):
             write_image(folder / "frames" / f"{second}.jpg", _frame(scene, second))
             if second == 0 or subset != "v1s" or self._split != "train":
-                classes = class_map(scene, track, second)
+                classes = class_map(scene, sound, second)
                 write_image(folder / "labels_rgb" / f"{second}.png", DAVIS_PALETTE[classes])
                 write_image(folder / "labels_semantic" / f"{second}.png", classes)
-        heard = {shape for label in track.labels for shape in label.shapes}
+        heard = {shape for label in sound.labels for shape in label.shapes}
         names = "_".join(shape for shape in TIMBRES if shape in heard) or "none"
         self._rows.append((video_name(scene), uid, "0", "0", names, self._split, subset))
-        return {**truth_of(scene, track), "subset": subset, "uid": uid}
+        return {**truth_of(scene, sound), "subset": subset, "uid": uid}
 
     def finish(self) -> None:
         """See `FolderLayout`."""
@@ -169,14 +169,14 @@ def _grey(mask_hw: np.ndarray) -> np.ndarray:
     return mask_hw.astype(np.uint8) * np.uint8(255)
 
 
-def _write_wav(path: Path, track: SoundTrack) -> None:
+def _write_wav(path: Path, sound: SoundTrack) -> None:
     """16-bit PCM, mono."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(track.rate)
-        file.writeframes(np.round(track.wave_16khz * 32767).astype("<i2").tobytes())
+        file.setframerate(sound.rate)
+        file.writeframes(np.round(sound.wave_16khz * 32767).astype("<i2").tobytes())
 
 
 def _write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -13,7 +13,7 @@ from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.sound import SoundTrack, make_sound
 from alref_edge.errors import InputError, MediaError
 from alref_edge.files import unwritable
-from alref_edge.media.masks import write_indexed_png
+from alref_edge.media import write_indexed_png
 
 _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("libx264", {"preset": "veryfast", "crf": "10"}),
@@ -41,19 +41,19 @@ class Mp4Clips:
 
     def add(self, scene: Scene) -> dict[str, Any] | None:
         """See `FolderLayout`; scenes with sides of odd length have no such clip, see `write_clip`."""
-        track, video = make_sound(scene), video_name(scene)
-        write_clip(self._root / f"{video}.mp4", scene, track)
+        sound, video = make_sound(scene), video_name(scene)
+        write_clip(self._root / f"{video}.mp4", scene, sound)
         annotations = self._root / "Annotations" / video
         annotations.mkdir(parents=True)
         for index in range(scene.num_frames):
             write_indexed_png(annotations / f"{index:05d}.png", scene.labels(index) + 1)
-        return truth_of(scene, track)
+        return truth_of(scene, sound)
 
     def finish(self) -> None:
         """See `FolderLayout`."""
 
 
-def write_clip(path: Path, scene: Scene, track: SoundTrack | None = None) -> None:
+def write_clip(path: Path, scene: Scene, sound: SoundTrack | None = None) -> None:
     """Write a scene as an MP4 video that looks and sounds like it (H.264, yuv420p, BT.709; AAC, mono).
 
     Not beside its name. Where PyAV has no H.264 encoder that works, the video is MPEG-4 part 2.
@@ -61,7 +61,7 @@ def write_clip(path: Path, scene: Scene, track: SoundTrack | None = None) -> Non
     Args:
         path: of the video.
         scene: what it shows.
-        track: its sound, as long as the scene; None writes a video without sound.
+        sound: its sound, as long as the scene; None writes a video without sound.
 
     Raises:
         InputError: sides of odd length, which 4:2:0 video cannot have, or a path that cannot be written.
@@ -83,7 +83,7 @@ def write_clip(path: Path, scene: Scene, track: SoundTrack | None = None) -> Non
                 except (av.FFmpegError, ValueError) as error:
                     failures.append(f"{encoder}: {error}")
                     continue
-                _mux(container, video, scene, track)
+                _mux(container, video, scene, sound)
             return
         except (av.FFmpegError, OSError) as error:
             raise unwritable(path, error) from error
@@ -106,26 +106,28 @@ def _video_stream(container: Any, encoder: str, options: dict[str, str], scene: 
     return video
 
 
-def _mux(container: Any, video: Any, scene: Scene, track: SoundTrack | None) -> None:
+def _mux(container: Any, video: Any, scene: Scene, sound: SoundTrack | None) -> None:
     """Every frame, and the sound of each second after the frames of that second."""
     import av
     from av.video.reformatter import VideoReformatter
 
     convert = VideoReformatter()
-    sound: Any = None if track is None else container.add_stream("aac", rate=track.rate, layout="mono", bit_rate=96_000)
+    stream: Any = (
+        None if sound is None else container.add_stream("aac", rate=sound.rate, layout="mono", bit_rate=96_000)
+    )
     for index in range(scene.num_frames):
         picture = av.VideoFrame.from_ndarray(scene.frame(index), format="rgb24")
         picture = convert.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1)
         picture.pts, picture.time_base = index, Fraction(1, scene.fps)
         container.mux(video.encode(picture))
-        if track is not None and index % scene.fps == scene.fps - 1:
+        if sound is not None and index % scene.fps == scene.fps - 1:
             second = index // scene.fps
-            for start in range(second * track.rate, (second + 1) * track.rate, _AAC_FRAME):
-                end = min(start + _AAC_FRAME, (second + 1) * track.rate)
-                samples = np.ascontiguousarray(track.wave_16khz[None, start:end])
+            for start in range(second * sound.rate, (second + 1) * sound.rate, _AAC_FRAME):
+                end = min(start + _AAC_FRAME, (second + 1) * sound.rate)
+                samples = np.ascontiguousarray(sound.wave_16khz[None, start:end])
                 piece = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-                piece.sample_rate, piece.pts, piece.time_base = track.rate, start, Fraction(1, track.rate)
-                container.mux(sound.encode(piece))
+                piece.sample_rate, piece.pts, piece.time_base = sound.rate, start, Fraction(1, sound.rate)
+                container.mux(stream.encode(piece))
     container.mux(video.encode(None))
-    if sound is not None:
-        container.mux(sound.encode(None))
+    if stream is not None:
+        container.mux(stream.encode(None))

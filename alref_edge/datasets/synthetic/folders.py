@@ -132,7 +132,7 @@ def video_name(scene: Scene) -> str:
     return f"scene{scene.seed:07d}"
 
 
-def truth_of(scene: Scene, track: SoundTrack | None = None) -> dict[str, Any]:
+def truth_of(scene: Scene, sound: SoundTrack | None = None) -> dict[str, Any]:
     """What is true of a scene beyond its masks, ready for JSON: its making, objects, expressions with kinds, sound."""
     values: dict[str, Any] = {
         "seed": scene.seed,
@@ -146,12 +146,12 @@ def truth_of(scene: Scene, track: SoundTrack | None = None) -> dict[str, Any]:
         ],
         "expressions": [asdict(expression) for expression in scene.expressions],
     }
-    if track is not None:
+    if sound is not None:
         values["sound"] = {
-            "mode": track.mode,
-            "noise_db": track.noise_db,
-            "seconds": [asdict(label) for label in track.labels],
-            "events": [asdict(event) for event in track.events],
+            "mode": sound.mode,
+            "noise_db": sound.noise_db,
+            "seconds": [asdict(label) for label in sound.labels],
+            "events": [asdict(event) for event in sound.events],
         }
     return values
 

@@ -10,7 +10,7 @@ import numpy as np
 from alref_edge.datasets.synthetic.folders import truth_of, video_name, write_image, write_json
 from alref_edge.datasets.synthetic.scene import Scene
 from alref_edge.datasets.synthetic.words import names
-from alref_edge.media.masks import encode_rle, write_indexed_png
+from alref_edge.media import encode_rle, write_indexed_png
 
 ANNOTATORS = 4
 """Sentences for each object of Ref-DAVIS17, each by another person."""

@@ -1,4 +1,4 @@
-"""The sound track of a scene, with the truth of every second: what sounds, seen or not, or silence.
+"""The sound of a scene, with the truth of every second: what sounds, seen or not, or silence.
 
 The truth of audio-visual segmentation is told by ear, and one hears shapes, not objects. So a shape sounds or it does
 not: while it does, every object of that shape that is in view has its voice, and the mask is all of theirs together. A
@@ -167,17 +167,17 @@ def frame_of_second(scene: Scene, second: int) -> int:
     return (second + 1) * scene.fps - 1
 
 
-def sounding_mask(scene: Scene, track: SoundTrack, second: int) -> np.ndarray:
+def sounding_mask(scene: Scene, sound: SoundTrack, second: int) -> np.ndarray:
     """The pixels of everything that sounds, in the frame of a second, bool [H, W]; none where nothing in view sounds.
 
     Raises:
         InputError: the scene has no such second.
     """
     labels = scene.labels(frame_of_second(scene, second))
-    return np.isin(labels, np.array(track.labels[second].objects, np.int8))
+    return np.isin(labels, np.array(sound.labels[second].objects, np.int8))
 
 
-def class_map(scene: Scene, track: SoundTrack, second: int) -> np.ndarray:
+def class_map(scene: Scene, sound: SoundTrack, second: int) -> np.ndarray:
     """The class of what sounds at each pixel, in the frame of a second, uint8 [H, W].
 
     0 is the background; the k-th shape of `TIMBRES`, counted from 0, is class k + 1.
@@ -188,7 +188,7 @@ def class_map(scene: Scene, track: SoundTrack, second: int) -> np.ndarray:
     labels = scene.labels(frame_of_second(scene, second))
     classes = np.zeros(labels.shape, np.uint8)
     names = list(TIMBRES)
-    for number in track.labels[second].objects:
+    for number in sound.labels[second].objects:
         classes[labels == number] = names.index(scene.objects[number].shape) + 1
     return classes
 

@@ -157,11 +157,11 @@ def test_mevis(tmp_path: Path) -> None:
     assert len(masks) == sum(len(scene_of(seed).objects) for seed in range(3))
 
 
-def assert_sounds_like(path: Path, track: SoundTrack) -> None:
+def assert_sounds_like(path: Path, sound: SoundTrack) -> None:
     with wave.open(str(path), "rb") as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16_000)
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    np.testing.assert_allclose(samples / 32767, track.wave_16khz, atol=1 / 32767)
+    np.testing.assert_allclose(samples / 32767, sound.wave_16khz, atol=1 / 32767)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -182,16 +182,16 @@ def test_avsbench_s4(tmp_path: Path, split: str) -> None:
         name, _, category = row.values()
         assert (name, category, split) == (row["name"], row["category"], row["split"])
         scene = scene_of(int(name.removeprefix("scene")))
-        track = make_sound(scene, "single")
-        assert all(label.shapes == (category,) for label in track.labels)
-        assert_sounds_like(root / "s4_data" / "audio_wav" / split / category / f"{name}.wav", track)
+        sound = make_sound(scene, "single")
+        assert all(label.shapes == (category,) for label in sound.labels)
+        assert_sounds_like(root / "s4_data" / "audio_wav" / split / category / f"{name}.wav", sound)
         masks = root / "s4_data" / "gt_masks" / split / category / name
         count = 1 if split == "train" else 5
         assert names_in(masks) == {f"{name}_{number}.png" for number in range(1, count + 1)}
         for number in range(1, count + 1):
             mask = read_image(masks / f"{name}_{number}.png", "L")
             assert set(np.unique(mask)) == {0, 255}
-            np.testing.assert_array_equal(mask == 255, sounding_mask(scene, track, number - 1))
+            np.testing.assert_array_equal(mask == 255, sounding_mask(scene, sound, number - 1))
         frames = root / "s4_data" / "visual_frames" / split / category / name
         for number in range(1, 6):
             assert_looks_like(frames / f"{name}_{number}.png", scene, 8 * number - 1)
@@ -204,12 +204,12 @@ def test_avsbench_ms3(tmp_path: Path) -> None:
     empty = 0
     for seed, row in enumerate(rows):
         name, scene = row["video_id"], scene_of(seed)
-        track = make_sound(scene)
+        sound = make_sound(scene)
         assert row["split"] == "test"
-        assert_sounds_like(root / "ms3_data" / "audio_wav" / "test" / f"{name}.wav", track)
+        assert_sounds_like(root / "ms3_data" / "audio_wav" / "test" / f"{name}.wav", sound)
         for number in range(1, 6):
             mask = read_image(root / "ms3_data" / "gt_masks" / "test" / name / f"{name}_{number}.png", "L")
-            np.testing.assert_array_equal(mask == 255, sounding_mask(scene, track, number - 1))
+            np.testing.assert_array_equal(mask == 255, sounding_mask(scene, sound, number - 1))
             assert set(np.unique(mask)) <= {0, 255}
             empty += not mask.any()
             frame = root / "ms3_data" / "visual_frames" / name / f"{name}.mp4_{number}.png"
@@ -241,17 +241,17 @@ def test_avsbench_semantic(tmp_path: Path, split: str) -> None:
         seconds = 10 if row["label"] == "v2" else 5
         assert row["uid"] == f"{row['vid']}_0_{1000 * seconds}"
         scene = scene_of(seed, 8 * seconds)
-        track = make_sound(scene, "single" if row["label"] == "v1s" else "multi")
-        heard = {shape for label in track.labels for shape in label.shapes}
+        sound = make_sound(scene, "single" if row["label"] == "v1s" else "multi")
+        heard = {shape for label in sound.labels for shape in label.shapes}
         assert set(row["a_obj"].split("_")) == (heard or {"none"})
         folder = root / row["label"] / row["uid"]
-        assert_sounds_like(folder / "audio.wav", track)
+        assert_sounds_like(folder / "audio.wav", sound)
         labelled = 1 if (row["label"], split) == ("v1s", "train") else seconds
         assert names_in(folder / "frames") == {f"{second}.jpg" for second in range(seconds)}
         assert names_in(folder / "labels_rgb") == {f"{second}.png" for second in range(labelled)}
         for second in range(labelled):
             assert_looks_like(folder / "frames" / f"{second}.jpg", scene, 8 * second + 7)
-            expected = class_map(scene, track, second)
+            expected = class_map(scene, sound, second)
             np.testing.assert_array_equal(read_image(folder / "labels_semantic" / f"{second}.png", "L"), expected)
             colours = read_image(folder / "labels_rgb" / f"{second}.png", "RGB")
             match = (colours[..., None, :] == voc_palette(len(classes))).all(axis=-1)
@@ -266,7 +266,7 @@ def test_clips_play_with_their_sound(tmp_path: Path) -> None:
 
     root = written(tmp_path, "mp4", range(1)).path
     scene = scene_of(0)
-    track = make_sound(scene)
+    sound = make_sound(scene)
     with av.open(str(root / "scene0000000.mp4")) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 8
@@ -277,16 +277,16 @@ def test_clips_play_with_their_sound(tmp_path: Path) -> None:
         assert container.streams.audio[0].rate == 16_000
         heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     assert abs(len(heard) - 80_000) <= 2048
-    for second, label in enumerate(track.labels):
+    for second, label in enumerate(sound.labels):
         part = slice(second * 16_000 + 3000, (second + 1) * 16_000 - 3000)
         assert (np.sqrt(np.mean(heard[part] ** 2)) < 0.006) == label.silent
-    assert np.corrcoef(heard[:79_000], track.wave_16khz[:79_000])[0, 1] > 0.9
+    assert np.corrcoef(heard[:79_000], sound.wave_16khz[:79_000])[0, 1] > 0.9
     for index in (0, 39):
         labels = read_image(root / "Annotations" / "scene0000000" / f"{index:05d}.png", "P")
         np.testing.assert_array_equal(labels, scene.labels(index) + 1)
     truth = read_json(root / "synthetic.json")["videos"]["scene0000000"]
     assert [each["text"] for each in truth["expressions"]] == [each.text for each in scene.expressions]
-    assert [tuple(each["objects"]) for each in truth["sound"]["seconds"]] == [each.objects for each in track.labels]
+    assert [tuple(each["objects"]) for each in truth["sound"]["seconds"]] == [each.objects for each in sound.labels]
 
 
 def test_a_dataset_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Heard:
     """A scene, its sound, and how many pixels of each object are seen [seconds, frames, objects]."""
 
     scene: Scene
-    track: SoundTrack
+    sound: SoundTrack
     pixels_stn: np.ndarray
 
 
@@ -113,13 +113,13 @@ def test_size_and_colour_make_the_pitch() -> None:
 
 def test_a_track_is_a_track(heard: list[Heard]) -> None:
     for each in heard:
-        wave = each.track.wave_16khz
+        wave = each.sound.wave_16khz
         assert wave.dtype == np.float32
         assert wave.shape == (5 * 16_000,)
-        assert each.track.rate == RATE == 16_000
+        assert each.sound.rate == RATE == 16_000
         assert np.isfinite(wave).all()
         assert np.abs(wave).max() <= 0.9001
-        assert len(each.track.labels) == 5
+        assert len(each.sound.labels) == 5
 
 
 def test_a_track_is_the_same_again_and_its_own() -> None:
@@ -133,11 +133,11 @@ def test_a_track_is_the_same_again_and_its_own() -> None:
 def test_seconds_sound_as_their_labels_say(heard: list[Heard]) -> None:
     """A silent second holds nothing, or a faint noise; any other is well above it."""
     for each in heard:
-        for second, label in enumerate(each.track.labels):
-            wave = each.track.wave_16khz[second * RATE : (second + 1) * RATE]
+        for second, label in enumerate(each.sound.labels):
+            wave = each.sound.wave_16khz[second * RATE : (second + 1) * RATE]
             if not label.silent:
                 assert decibels(wave) > -32
-            elif each.track.noise_db is None:
+            elif each.sound.noise_db is None:
                 assert not wave.any()
             else:
                 assert decibels(wave) < -44
@@ -154,11 +154,11 @@ def test_what_is_heard_is_what_the_labels_name(heard: list[Heard]) -> None:
     spread = np.std(known, axis=0)
     right = total = 0
     for each in heard:
-        for second, label in enumerate(each.track.labels):
+        for second, label in enumerate(each.sound.labels):
             shapes = label.shapes + label.off_screen
             # Noise lifts the quiet bands, and twins blur the rhythm: both are left to the test of mixtures.
-            if len(shapes) == 1 and len(label.objects) < 2 and each.track.noise_db is None:
-                wave = each.track.wave_16khz[second * RATE : (second + 1) * RATE].astype(np.float64)
+            if len(shapes) == 1 and len(label.objects) < 2 and each.sound.noise_db is None:
+                wave = each.sound.wave_16khz[second * RATE : (second + 1) * RATE].astype(np.float64)
                 far = np.linalg.norm((np.array(known) - bands(wave)[:90]) / spread, axis=1)
                 right += names[int(np.argmin(far))] == shapes[0]
                 total += 1
@@ -169,7 +169,7 @@ def test_what_is_heard_is_what_the_labels_name(heard: list[Heard]) -> None:
 def test_what_sounds_is_in_view(heard: list[Heard]) -> None:
     for each in heard:
         shapes = [one.shape for one in each.scene.objects]
-        for label, pixels_fn in zip(each.track.labels, each.pixels_stn, strict=True):
+        for label, pixels_fn in zip(each.sound.labels, each.pixels_stn, strict=True):
             assert set(label.shapes) == {shapes[number] for number in label.objects}
             for number, shape in enumerate(shapes):
                 if number in label.objects:
@@ -180,8 +180,8 @@ def test_what_sounds_is_in_view(heard: list[Heard]) -> None:
 
 def test_events_and_labels_agree(heard: list[Heard]) -> None:
     for each in heard:
-        for second, label in enumerate(each.track.labels):
-            now = [event for event in each.track.events if event.start_s <= second < event.end_s]
+        for second, label in enumerate(each.sound.labels):
+            now = [event for event in each.sound.events if event.start_s <= second < event.end_s]
             assert sorted(event.object for event in now if event.object is not None) == list(label.objects)
             assert {event.shape for event in now if event.object is None} == set(label.off_screen)
             for event in now:
@@ -189,19 +189,19 @@ def test_events_and_labels_agree(heard: list[Heard]) -> None:
 
 
 def test_everything_that_should_happen_does(heard: list[Heard]) -> None:
-    labels = [label for each in heard for label in each.track.labels]
+    labels = [label for each in heard for label in each.sound.labels]
     assert sum(label.silent for label in labels) >= 20
     assert sum(len(label.shapes) >= 2 for label in labels) >= 40
     assert sum(bool(label.off_screen) for label in labels) >= 10
     assert sum(bool(label.off_screen and label.shapes) for label in labels) >= 3
     assert sum(label.shapes != () and not label.off_screen for label in labels) >= 80
     assert {shape for label in labels for shape in label.shapes} == set(SHAPES)
-    assert 0.2 < np.mean([each.track.noise_db is not None for each in heard]) < 0.6
-    assert all(any(label.objects for label in each.track.labels) for each in heard)
+    assert 0.2 < np.mean([each.sound.noise_db is not None for each in heard]) < 0.6
+    assert all(any(label.objects for label in each.sound.labels) for each in heard)
     strangers = [
         shape not in {one.shape for one in each.scene.objects}
         for each in heard
-        for label in each.track.labels
+        for label in each.sound.labels
         for shape in label.off_screen
     ]
     assert any(strangers)
@@ -227,20 +227,20 @@ def test_a_single_source_sounds_all_the_time() -> None:
                 make_sound(scene, "single")
             continue
         suited += 1
-        track = make_sound(scene, "single")
-        assert len({label.shapes for label in track.labels}) == 1
-        assert len(track.labels[0].shapes) == 1
-        assert all(label.objects == track.labels[0].objects for label in track.labels)
-        assert len(track.labels[0].objects) == 1
-        assert not any(label.off_screen for label in track.labels)
-        assert all(sounding_mask(scene, track, second).any() for second in range(5))
+        sound = make_sound(scene, "single")
+        assert len({label.shapes for label in sound.labels}) == 1
+        assert len(sound.labels[0].shapes) == 1
+        assert all(label.objects == sound.labels[0].objects for label in sound.labels)
+        assert len(sound.labels[0].objects) == 1
+        assert not any(label.off_screen for label in sound.labels)
+        assert all(sounding_mask(scene, sound, second).any() for second in range(5))
     assert 12 <= suited < 20
 
 
 def test_masks_and_classes_are_of_the_seconds_last_frame(heard: list[Heard]) -> None:
     several = 0
     for each in heard[:15]:
-        for second, label in enumerate(each.track.labels):
+        for second, label in enumerate(each.sound.labels):
             masks = each.scene.masks(second * 8 + 7)
             assert frame_of_second(each.scene, second) == second * 8 + 7
             expected = np.zeros((256, 256), bool)
@@ -250,17 +250,17 @@ def test_masks_and_classes_are_of_the_seconds_last_frame(heard: list[Heard]) -> 
                 shape = each.scene.objects[number].shape
                 classes[masks[number]] = 1 + ["circle", "square", "triangle", "star", "cross", "heart"].index(shape)
             several += len(np.unique(classes)) > 2
-            np.testing.assert_array_equal(sounding_mask(each.scene, each.track, second), expected)
-            result = class_map(each.scene, each.track, second)
+            np.testing.assert_array_equal(sounding_mask(each.scene, each.sound, second), expected)
+            result = class_map(each.scene, each.sound, second)
             assert result.dtype == np.uint8
             np.testing.assert_array_equal(result, classes)
     assert several
 
 
 def test_ten_seconds_have_ten_labels() -> None:
-    track = make_sound(make_scene(3, num_frames=80))
-    assert len(track.labels) == 10
-    assert track.wave_16khz.shape == (160_000,)
+    sound = make_sound(make_scene(3, num_frames=80))
+    assert len(sound.labels) == 10
+    assert sound.wave_16khz.shape == (160_000,)
 
 
 def test_what_makes_no_sound_is_refused() -> None:
@@ -275,6 +275,6 @@ def test_what_makes_no_sound_is_refused() -> None:
     for second in (-1, 5):
         with pytest.raises(InputError, match="no such second"):
             sounding_mask(scene, make_sound(scene), second)
-    track = make_sound(scene)
+    sound = make_sound(scene)
     with pytest.raises(InputError, match=r"another form.*float32 \[80000\].*float64"):
-        replace(track, wave_16khz=track.wave_16khz.astype(np.float64))
+        replace(sound, wave_16khz=sound.wave_16khz.astype(np.float64))

@@ -54,7 +54,7 @@ def test_a_sound_keeps_to_its_plan() -> None:
 
 def test_clips_are_heard_as_their_labels_say() -> None:
     for clip in clips(700, 6):
-        for heard_s, label in zip(clip.heard_st, clip.track.labels, strict=True):
+        for heard_s, label in zip(clip.heard_st, clip.sound.labels, strict=True):
             assert {shape for shape, yes in zip(SHAPES, heard_s, strict=True) if yes} == {
                 *label.shapes,
                 *label.off_screen,
@@ -70,10 +70,10 @@ def test_clips_are_heard_as_their_labels_say() -> None:
 
 def test_quality_is_one_for_the_truth_and_low_for_a_guess() -> None:
     heard = clips(700, 6)
-    true = {clip.track.wave_16khz.tobytes(): clip for clip in heard}
+    true = {clip.sound.wave_16khz.tobytes(): clip for clip in heard}
 
     parts = {
-        segment.of(clip.track.wave_16khz).tobytes(): clip.heard_st[segment.start_s]
+        segment.of(clip.sound.wave_16khz).tobytes(): clip.heard_st[segment.start_s]
         for clip in heard
         for segment in clip.segments
     }
