@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alref_edge.media.folder import natural_key
+from alref_edge.media import natural_key
 
 
 def run_ours(

@@ -27,7 +27,7 @@ _ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("h264_v4l2m2m", {}),
     ("mpeg4", {"qscale": "3"}),
 )
-TICKS = 60_000
+OVERLAY_TICKS = 60_000
 """Ticks a second of an overlay's clock.
 
 It holds 24, 25, 30 and 30/1.001 frames/s exactly, and MPEG-4 part 2 allows it (at most 65,535).
@@ -152,7 +152,7 @@ class OverlayWriter:
                 stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
                 stream.pix_fmt = "yuv420p"
                 context = stream.codec_context
-                context.time_base = stream.time_base = Fraction(1, TICKS)
+                context.time_base = stream.time_base = Fraction(1, OVERLAY_TICKS)
                 # BT.709, limited range, said in the stream: players and our own reader then agree on the colours.
                 context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
                 context.open()
@@ -223,26 +223,26 @@ class OverlayWriter:
 
         if self._container is None:
             raise InputError("The overlay video is closed.", expected="an open writer", got=self.path)
-        due = self._due if time_s is None else Fraction(time_s) * TICKS
+        due = self._due if time_s is None else Fraction(time_s) * OVERLAY_TICKS
         pts = round(due)
         if pts <= self._last:
             raise InputError(
                 "A frame of an overlay is not later than the one before.",
-                expected=f"after {self._last / TICKS:.4f} s",
-                got=f"{pts / TICKS:.4f} s",
+                expected=f"after {self._last / OVERLAY_TICKS:.4f} s",
+                got=f"{pts / OVERLAY_TICKS:.4f} s",
             )
         if self.width % 2 or self.height % 2:
             image = np.pad(image, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
         try:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace=1, dst_color_range=1)
-            frame.pts, frame.time_base = pts, Fraction(1, TICKS)
+            frame.pts, frame.time_base = pts, Fraction(1, OVERLAY_TICKS)
             self._container.mux(self._stream.encode(frame))
             if self._sound is not None:
-                self._sound.advance(pts / TICKS)
+                self._sound.advance(pts / OVERLAY_TICKS)
         except (av.FFmpegError, OSError) as error:
             raise unwritable(self.path, error) from error
-        self._last, self._due = pts, due + TICKS / self.fps
+        self._last, self._due = pts, due + OVERLAY_TICKS / self.fps
         self.frames += 1
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ class OverlayWriter:
                 raise MediaError(f"{self.path} would have no frames.", expected="at least one frame", got="none")
             self._container.mux(self._stream.encode(None))
             if self._sound is not None:
-                self._sound.finish(float(self._due / TICKS))
+                self._sound.finish(float(self._due / OVERLAY_TICKS))
                 self.warnings += self._sound.warnings
             self._container.close()
             self._container = None

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from alref_edge.errors import CapacityError, InputError
-from alref_edge.media.spill import spill_folder
+from alref_edge.media import spill_folder
 
 
 class MaskStore:
@@ -24,7 +24,7 @@ class MaskStore:
         objects: number of objects.
         frames: number of frames.
         height, width: size of a mask in pixels.
-        folder: where the temporary file goes; `alref_edge.media.spill.spill_folder()` by default.
+        folder: where the temporary file goes; `alref_edge.media.spill_folder()` by default.
 
     Raises:
         CapacityError: there is no room for the file, or its folder cannot be written.

@@ -11,7 +11,6 @@ import numpy as np
 
 from alref_edge.errors import MediaError
 from alref_edge.media import Audio, AudioLimits, VideoSource, decode_audio
-from alref_edge.media.resample import SINC_HANN
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
 from alref_edge.models.audio.mel import checked_wave
 
@@ -78,7 +77,7 @@ class Sound:
             decode_audio, source.path if sound is None else sound, limits, rate=SAMPLE_RATE, origin_s=origin_s
         )
         audio = decode()
-        again = None if audio.info.rate == SAMPLE_RATE else partial(decode, resampler=SINC_HANN)
+        again = None if audio.info.rate == SAMPLE_RATE else partial(decode, resampler="sinc_hann")
         return cls(audio.wave, (*audio.warnings, *_beside(source, audio.duration_s, audio.lead_s)), again)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.files import PartialFolder, is_full
-from alref_edge.media import OverlayWriter, VideoSource, write_indexed_png
-from alref_edge.media.overlay import TICKS, write_overlay_png
+from alref_edge.media import OVERLAY_TICKS, OverlayWriter, VideoSource, write_indexed_png, write_overlay_png
 from alref_edge.pipeline import AvsRun, MaskResult, ProgressCallback, RvosResult, RvosRun
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.saving import MASKS, RESULT, FrameFiles, check_mask_format, write_record
@@ -141,8 +140,8 @@ class ResultFolder:
             for frame, image in source.frames():
                 if times is not None:
                     # A video's clock may be finer than the overlay's.
-                    last = max(last + 1, round(float(times[frame] - times[0]) * TICKS))
-                time_s = None if times is None else last / TICKS
+                    last = max(last + 1, round(float(times[frame] - times[0]) * OVERLAY_TICKS))
+                time_s = None if times is None else last / OVERLAY_TICKS
                 writer.write(image, _masks_on(frame, results, source), time_s=time_s)
                 stats.report("overlay", frame + 1, count)
         return writer.warnings, writer.notes
