@@ -233,11 +233,12 @@ def _llm_server() -> Finding:
 def _bundle(path: Path | None) -> Finding:
     try:
         from alref_edge.bundle import Bundle
+        from alref_edge.bundle.manifest import FORMS
         from alref_edge.pipeline import Networks
         from alref_edge.runtime import SessionOptions
 
         bundle = Bundle.open(path)
-        Networks(bundle, "cpu", SessionOptions()).check()
+        Networks(bundle, "cpu", SessionOptions(), forms=FORMS).check()
     except AlrefError as error:
         return Finding("bundle", "fault", str(error), error.mend or "")
     except ImportError as error:

@@ -136,15 +136,15 @@ class Networks:
         """Whether the bundle has a component that can play a part."""
         return bool(self._able(part))
 
-    def check(self, parts: Iterable[Part[Any]] = VISION) -> None:
-        """See that each part can be played, without loading anything.
+    def check(self, parts: Iterable[Part[Any]] = VISION, taggers: Iterable[str] = ()) -> None:
+        """See that the taggers of those names are there and that each part can be played, without loading anything.
 
         Raises:
             BundleError: no component can, or several can and not one of them was chosen; or it has no graphs of the
                 precision.
         """
-        for part in parts:
-            self.bundle.component(self._name_of(part), self.precision, self._forms)
+        for name in (*taggers, *map(self._name_of, parts)):
+            self.bundle.component(name, self.precision, self._forms)
 
     def _able(self, part: Part[Any]) -> list[str]:
         return [name for name, each in self.bundle.manifest.components.items() if each.kind in part.kinds]

@@ -21,7 +21,7 @@ from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.jobs import Job, Query
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
-from alref_edge.pipeline.networks import SOUND, SOUND_EMBEDDER, SOUND_TEXT_MATCHER, VISION, Networks
+from alref_edge.pipeline.networks import SOUND, SOUND_TEXT_MATCHER, VISION, Networks
 from alref_edge.pipeline.results import RunReport
 from alref_edge.pipeline.rvos_results import RvosResult, RvosRun
 from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
@@ -364,10 +364,10 @@ class Pipeline:
 
     def _check_sound_networks(self, selector: SoundSelector | None, settings: AvsSettings) -> None:
         """Raises BundleError where a network is missing that is sure to be asked."""
-        for name in settings.taggers if selector is None else ():
-            self.bundle.component(name, self.precision)
-        if settings.by_second:
-            self._networks.check([SOUND_TEXT_MATCHER, SOUND_EMBEDDER] if selector is None else [SOUND_TEXT_MATCHER])
+        if selector is None:
+            self._networks.check(SOUND if settings.by_second else (), settings.taggers)
+        elif settings.by_second:
+            self._networks.check([SOUND_TEXT_MATCHER])
 
     def _class_of(self, names: list[str], categories: tuple[str, ...]) -> dict[str, int]:
         """The class of each name: that of the nearest category, counted from 1."""
