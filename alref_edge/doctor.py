@@ -160,11 +160,13 @@ def _mixtures() -> list[Finding]:
 
 
 def _providers() -> tuple[list[Finding], bool]:
-    from alref_edge.runtime import ort
-    from alref_edge.runtime.device import Placement
-
     try:
+        from alref_edge.runtime import ort
+        from alref_edge.runtime.device import Placement
+
         onnxruntime = ort.load_onnxruntime()
+    except ImportError as error:
+        return [_unseen("onnxruntime", error)], False
     except AlrefError as error:
         return [Finding("onnxruntime", "fault", error.message, error.mend or "")], False
     found = [Finding("onnxruntime", "ok", onnxruntime.__version__)]
@@ -221,10 +223,12 @@ def _encoders() -> list[Finding]:
 
 def _llm_server() -> Finding:
     """vLLM, in the environment that `alref-edge mllm serve` would take."""
-    from alref_edge.mllm.serving.installation import Installation
-
     try:
+        from alref_edge.mllm.serving.installation import Installation
+
         vllm = Installation.find()
+    except ImportError as error:
+        return _unseen("vLLM", error)
     except AlrefError as error:
         return Finding("vLLM", "missing", f"for --selector mllm: {error.message} {error.got}", error.mend or "")
     return Finding("vLLM", "ok", f"{vllm.version}{', for CPUs' if vllm.on_cpu else ''}, of {vllm.python}")
@@ -242,9 +246,14 @@ def _bundle(path: Path | None) -> Finding:
     except AlrefError as error:
         return Finding("bundle", "fault", str(error), error.mend or "")
     except ImportError as error:
-        return Finding("bundle", "fault", f"cannot be looked at: {_line(error)}", "mend the faults above first")
+        return _unseen("bundle", error)
     trained = "" if bundle.manifest.trained else ", UNTRAINED: random weights"
     return Finding("bundle", "ok", f"{bundle.root}: whole, {', '.join(bundle.precisions)}{trained}")
+
+
+def _unseen(name: str, error: ImportError) -> Finding:
+    """What cannot be looked at, because a package that is needed for it is at fault."""
+    return Finding(name, "fault", f"cannot be looked at: {_line(error)}", "mend the faults above first")
 
 
 def _line(error: Exception) -> str:

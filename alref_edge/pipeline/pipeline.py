@@ -45,7 +45,7 @@ _TRIALS = 20
 class Pipeline:
     """Networks of one bundle on one device, serving any number of videos. A context manager.
 
-    Made by `from_bundle`. Graphs are loaded when first needed, and kept.
+    Made by `from_bundle`, or of `Networks`, some of them of one's own. Graphs are loaded when first needed, and kept.
 
     `rvos`, `rvos_many` and `avs` take the same keywords:
 
