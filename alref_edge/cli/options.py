@@ -13,7 +13,6 @@ from alref_edge.cli.grouping import INPUT, LIMITS, MODEL, OUTPUT, RECORDED, RUNN
 if TYPE_CHECKING:
     from alref_edge.media import AudioLimits, Limits
     from alref_edge.pipeline import Pipeline
-    from alref_edge.runtime import SessionOptions
 
 Debug: TypeAlias = Annotated[
     bool, typer.Option("--debug", rich_help_panel=RUNNING, help="Show the traceback of an error.")
@@ -77,6 +76,14 @@ class EngineOptions:
     threads: Annotated[
         int, typer.Option(min=0, rich_help_panel=RUNNING, help="CPU threads for one operator; 0: the backend's choice.")
     ] = 0
+    component: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=RUNNING,
+            help="The one to take where a bundle has several for one part, as two detectors; may stand many times.",
+        ),
+    ] = None
 
     def pipeline(self) -> Pipeline:
         """See `Pipeline.from_bundle`."""
@@ -88,13 +95,8 @@ class EngineOptions:
             precision=self.precision,
             allow_fallback=self.allow_fallback,
             threads=self.threads,
+            components=self.component or (),
         )
-
-    def session_options(self) -> SessionOptions:
-        """Those of the pipeline, for a network by itself."""
-        from alref_edge.runtime import SessionOptions
-
-        return SessionOptions(threads=self.threads, allow_fallback=self.allow_fallback)
 
 
 @dataclass(frozen=True, kw_only=True)

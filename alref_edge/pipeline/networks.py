@@ -158,7 +158,7 @@ class Networks:
                 f"The bundle {self.bundle.manifest.name!r} has more than one {part.name}.",
                 expected="one, or a choice of one",
                 got=", ".join(chosen),
-                mend=f"choose it, Pipeline.from_bundle(..., components=[{chosen[0]!r}]), or take a bundle with one.",
+                mend=f"choose it: --component {chosen[0]}, or Pipeline.from_bundle(..., components=[{chosen[0]!r}]).",
             )
         return chosen[0] if chosen else next(iter(part.kinds))
 

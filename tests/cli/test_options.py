@@ -124,7 +124,7 @@ def test_options_stand_where_one_looks_for_them() -> None:
         DECIDES: ("--selector", "--pivots"),
         LLM: ("--endpoint", "--llm-timeout", "--ask-short", "--transcript"),
         LIMITS: ("--limit-bytes", "--max-pivots-in-attention"),
-        RUNNING: ("--quiet", "--debug", "--allow-fallback"),
+        RUNNING: ("--quiet", "--debug", "--allow-fallback", "--component"),
     }.items():
         assert all(f"  {option} " in section(long, heading) for option in options), heading
 

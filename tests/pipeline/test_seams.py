@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from alref_edge.bundle import Bundle, Component
+from alref_edge.cli import app
 from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.doctor import examine
 from alref_edge.errors import BundleError, EngineError, InputError
@@ -278,7 +281,7 @@ def test_a_detector_of_a_new_kind_is_one_line_in_a_table_for_doctor_and_evaluati
 
 def test_of_two_detectors_one_is_chosen_by_name(scene: Scene, nano_bundle: Path, tmp_path: Path) -> None:
     bundle = bundle_with(lambda each: each.update(owl=each["grounding_dino"]), nano_bundle, tmp_path / "bundle")
-    refusal = r"more than one detector.*grounding_dino, owl.*components=\['grounding_dino'\]"
+    refusal = r"more than one detector.*grounding_dino, owl.*--component grounding_dino"
     for components in ((), ("owl", "grounding_dino"), ("sam2",)):
         with pytest.raises(BundleError, match=refusal):
             Pipeline.from_bundle(bundle, "cpu", components=components)
@@ -289,6 +292,11 @@ def test_of_two_detectors_one_is_chosen_by_name(scene: Scene, nano_bundle: Path,
     with Pipeline.from_bundle(bundle, "cpu", components=["owl"]) as pipeline:
         (result,) = pipeline.rvos(scene.frame(0)[None], "the circle")
     assert result.run.providers.keys() == {"owl", "sam2"}
+    Image.fromarray(scene.frame(0)).save(tmp_path / "image.png")
+    options = ["--text", "the circle", "--bundle", str(bundle), "--out", str(tmp_path / "out"), "--masks", "none"]
+    done = CliRunner().invoke(app, ["rvos", str(tmp_path / "image.png"), *options, "--component", "owl"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["device"]["providers"].keys() == {"owl", "sam2"}
 
 
 def test_of_two_that_match_sounds_with_words_one_is_chosen_by_name(nano_bundle: Path, tmp_path: Path) -> None:
