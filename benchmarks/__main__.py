@@ -17,12 +17,14 @@ PROGRAMS = {
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch to a program's `main(argv)`."""
+    """Dispatch to a program's `main(argv)`; list them where none is named."""
     if not argv or argv[0] not in PROGRAMS:
-        print("usage: python -m benchmarks PROGRAM [options]\n", file=sys.stderr)
+        asked = not argv or argv[0] in ("-h", "--help")
+        out = sys.stdout if asked else sys.stderr
+        print("usage: python -m benchmarks PROGRAM [options]\n", file=out)
         for name, what in PROGRAMS.items():
-            print(f"  {name:<12} {what}", file=sys.stderr)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+            print(f"  {name:<12} {what}", file=out)
+        return 0 if asked else 2
     return int(import_module(f"benchmarks.{argv[0]}").main(argv[1:]) or 0)
 
 

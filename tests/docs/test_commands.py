@@ -133,7 +133,7 @@ def copied(words: Words) -> None:
 # What is run, with what it is given beside its words: the last of an option counts.
 SMALL = ("--device", "cpu", "--seeds", "9", "--frames", "8", "--size", "112")
 RUN: dict[str, Words] = {
-    "alref-edge demo": ("--device", "cpu"),
+    "alref-edge demo": ("--device", "cpu", "--out", "another"),
     "alref-edge run": ("--device", "cpu"),
     "alref-edge rvos": ("--device", "cpu"),
     "alref-edge avs": ("--device", "cpu"),
