@@ -84,7 +84,7 @@ def torchrun(words: Words) -> None:
     module(("python", "-m", given.training_script, *given.training_script_args))
 
 
-def tests(words: Words) -> None:
+def part_of_the_tests(words: Words) -> None:
     """A part of the tests, or those of a marker."""
     marks = [line.partition(":")[0] for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]]
     if not (words[3] == "-m" and words[4] in marks if words[3:4] == ("-m",) else (ROOT / words[-1]).exists()):
@@ -159,7 +159,7 @@ READ: dict[str, tuple[str, Callable[[Words], None]]] = {
     "python -m benchmarks memory": ("minutes", module),
     "python -m benchmarks mllm": ("vLLM", module),
     "python -m tests.mllm.tiny_model": ("vLLM, for which alone it writes", one_folder),
-    "python -m pytest": ("it runs this", tests),
+    "python -m pytest": ("it runs this", part_of_the_tests),
     "bash": ("an environment of its own, in which this runs", script),
     "python3 -m venv": ("an environment", one_folder),
     ".": ("an environment", one_folder),

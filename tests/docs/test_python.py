@@ -23,7 +23,7 @@ def test_the_first_example_fits_on_a_screen() -> None:
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_runs(number: int, place: Path, reader: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", EXAMPLES[number]],
+        [sys.executable, "-c", EXAMPLES[number]],
         cwd=place,
         env=reader,
         capture_output=True,
