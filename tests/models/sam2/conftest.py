@@ -13,7 +13,6 @@ from PIL import Image
 from alref_edge.bundle import Component
 from alref_edge.models.sam2 import Sam2Graphs
 from tests.conftest import ROOT
-from tests.media.clips import media_folder
 from tests.models.sam2.jobs import write_frames
 
 VARIANT, SEED = "sam2.1_nano", 3
@@ -56,11 +55,15 @@ def official_video(sam2_component: Component, sam2_checkpoint: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def real60(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 frames of a real video as JPEGs of 960x540."""
+    return write_frames(media / "bedroom.mp4", tmp_path_factory.mktemp("real60"), 60)
+
+
+@pytest.fixture(scope="session")
 def frames60(frames10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 frames as JPEGs: of a real video where there is one, else the drawn ones there and back again."""
+    """The 10 drawn frames there and back again, 60 in all."""
     folder = tmp_path_factory.mktemp("frames60")
-    if (media_folder() / "bedroom.mp4").is_file():
-        return write_frames(media_folder() / "bedroom.mp4", folder, 60)
     for number in range(60):
         shutil.copy(frames10 / f"{9 - abs(number % 18 - 9):05d}.jpg", folder / f"{number:05d}.jpg")
     return folder

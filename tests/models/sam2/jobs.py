@@ -103,9 +103,9 @@ def worst_iou(official: np.ndarray, ours: np.ndarray) -> float:
 
 
 def assert_equal(
-    official: Results, ours: Results, again: Results | None = None, *, noisy: bool = False
+    official: Results, ours: Results, again: Results | None = None, *, noisy: bool = False, logits: float = 1e-3
 ) -> dict[str, float]:
-    """Logits within 1e-3 or 1e-4 of their spread, scores within 1e-3, IoU at least 0.999 on every frame.
+    """Logits within `logits` or 1e-4 of their spread, scores within 1e-3, IoU at least 0.999 on every frame.
 
     Args:
         official: what the official code answers.
@@ -113,12 +113,13 @@ def assert_equal(
         again: the official code once more, rounding otherwise (oneDNN off): no answer need be nearer than this one.
             Masks of fewer than 2,000 pixels may then differ by as much as the worst of these do, or by two pixels.
         noisy: the frames hold so much noise that this goes for masks of every size.
+        logits: how far they may lie apart, however small their spread.
 
     Returns:
         The worst differences, with `again` also those of the official code from itself, as `own_...`.
     """
-    worst = _differences(official, ours)
-    own = _differences(official, again) if again else {}
+    worst = _differences(official, ours, logits)
+    own = _differences(official, again, logits) if again else {}
     allowed = {"logits": worst.pop("allowed"), "scores": 1e-3}
     own.pop("allowed", None)
     for key, limit in allowed.items():
@@ -135,9 +136,9 @@ def assert_equal(
     return worst | {f"own_{key}": value for key, value in own.items()}
 
 
-def _differences(official: Results, other: Results) -> dict[str, float]:
+def _differences(official: Results, other: Results, logits: float) -> dict[str, float]:
     """The worst of logits, scores and IoU, and the difference of logits that is allowed, by the worst key."""
-    worst = {"logits": 0.0, "allowed": 1e-3, "scores": 0.0, "iou": 1.0}
+    worst = {"logits": 0.0, "allowed": logits, "scores": 0.0, "iou": 1.0}
     excess = -np.inf
     for key, value in official.items():
         if key.startswith("frames"):
@@ -149,7 +150,7 @@ def _differences(official: Results, other: Results) -> dict[str, float]:
             worst["iou"] = min(worst["iou"], worst_iou(masks_of(official, sweep), masks_of(other, sweep)))
         elif key.startswith(("prompt", "low_res")):
             present = value[value > -1000]
-            allowed = max(1e-3, 1e-4 * float(present.std()) if present.size else 0.0)
+            allowed = max(logits, 1e-4 * float(present.std()) if present.size else 0.0)
             difference = float(np.abs(other[key] - value).max())
             if difference - allowed > excess:
                 excess, worst["logits"], worst["allowed"] = difference - allowed, difference, allowed

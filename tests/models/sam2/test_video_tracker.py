@@ -1,4 +1,4 @@
-"""The tracker beside the official predictor, in one process, on seeded nano weights and real frames."""
+"""The tracker beside the official predictor, in one process, on seeded nano weights, drawn and real frames."""
 
 from __future__ import annotations
 
@@ -51,21 +51,38 @@ def both(start: int) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"reverse": False, "start": start}, {"reverse": True, "start": start}
 
 
-def compare(graphs: Sam2Graphs, official: Any, folder: Path, masks: Path, work: Job) -> None:
+SIXTY_FRAMES = job(*both(20), frames=(5, 12, 20))
+LATER_SWEEP = job({"reverse": False, "start": 5, "keep": [30]}, {"reverse": True, "start": 30}, frames=(5, 5, 5))
+
+
+def compare(graphs: Sam2Graphs, official: Any, folder: Path, masks: Path, work: Job, **allowed: float) -> None:
     from benchmarks.official.sam2_video import run_job as run_official
 
     options = TrackingOptions(work.get("fill_hole_area", 0), work.get("max_pivots_in_attention"))
     tracker = Sam2VideoTracker(graphs, options)
     expected = run_official(official, folder, work, masks)
     ours, _ = run_job(tracker, read_frames(folder), work, masks)
-    assert_equal(expected, ours)
+    assert_equal(expected, ours, **allowed)
     assert_not_trivial(expected, absent=False)
 
 
 def test_sixty_frames_and_three_objects(
-    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
+    sam2_graphs: Sam2Graphs, official_video: Any, real60: Path, masks: Path
 ) -> None:
-    compare(sam2_graphs, official_video, frames60, masks, job(*both(20), frames=(5, 12, 20)))
+    compare(sam2_graphs, official_video, real60, masks, SIXTY_FRAMES)
+
+
+@pytest.mark.parametrize("work", [SIXTY_FRAMES, LATER_SWEEP], ids=["sixty_frames", "later_sweep"])
+def test_sixty_drawn_frames(
+    sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path, work: Job
+) -> None:
+    """On plain surfaces seeded weights amplify rounding more than on a real video, from frame to frame.
+
+    The official code's own logits then move by up to 1.3e-3 with the number of threads, without oneDNN, or with
+    weights a rounding step away: as far as ours lie from them. A tracker that forgets the oldest pointer is 2e-2 away,
+    and misses the bars of masks and scores, which are those of every frame.
+    """
+    compare(sam2_graphs, official_video, frames60, masks, work, logits=5e-3)
 
 
 def test_ten_frames_change_the_scale_of_pointers(
@@ -98,12 +115,8 @@ def test_a_limit_on_pivots(sam2_graphs: Sam2Graphs, official_video: Any, frames1
     compare(sam2_graphs, official_video, frames10, masks, work)
 
 
-def test_a_later_sweep_from_elsewhere(
-    media: Path, sam2_graphs: Sam2Graphs, official_video: Any, frames60: Path, masks: Path
-) -> None:
-    sweeps = ({"reverse": False, "start": 5, "keep": [30]}, {"reverse": True, "start": 30})
-    work = job(*sweeps, frames=(5, 5, 5))
-    compare(sam2_graphs, official_video, frames60, masks, work)
+def test_a_later_sweep_from_elsewhere(sam2_graphs: Sam2Graphs, official_video: Any, real60: Path, masks: Path) -> None:
+    compare(sam2_graphs, official_video, real60, masks, LATER_SWEEP)
 
 
 def test_prompts_between_sweeps_count(
