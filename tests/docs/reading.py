@@ -43,9 +43,10 @@ class Command:
 
 
 def documents() -> dict[str, str]:
-    """The text of every Markdown file of the tree, by its path."""
-    names = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return {name: (ROOT / name).read_text(encoding="utf-8") for name in names.stdout.split("\0") if name}
+    """The text of every Markdown file by its path; without the change log, which tells of what is no more."""
+    done = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = sorted({*done.stdout.split("\0")} - {"", "CHANGELOG.md"})
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
 
 
 def blocks(text: str, language: str) -> list[str]:

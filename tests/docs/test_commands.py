@@ -171,22 +171,15 @@ READ: dict[str, tuple[str, Callable[[Words], None]]] = {
 }
 
 
-def look_up(command: Command) -> str:
-    """Its name in the tables: the longest there with which it begins.
-
-    Raises:
-        Misused: there is none.
-    """
-    for count in range(len(command.words), 0, -1):
-        name = " ".join(command.words[:count])
-        if name in RUN or name in READ:
-            return name
-    raise Misused(f"{command}: say in a table of this test whether it is run or read")
+def look_up(command: Command) -> str | None:
+    """Its name in the tables: the longest there with which it begins."""
+    names = (" ".join(command.words[:count]) for count in range(len(command.words), 0, -1))
+    return next((name for name in names if name in RUN or name in READ), None)
 
 
 def is_named(command: Command) -> bool:
     """Whether a sentence names it, without what it may need."""
-    return command.mentioned and command.words == tuple(look_up(command).split())
+    return command.mentioned and " ".join(command.words) == look_up(command)
 
 
 def read(command: Command) -> None:
@@ -196,14 +189,16 @@ def read(command: Command) -> None:
         Misused: the program would refuse it, or it is in no table.
     """
     name = look_up(command)
+    if name is None:
+        raise Misused(f"{command}: say in a table of this test whether it is run or read")
     parser = READ[name][1] if name in READ else alref_edge if command.words[0] == "alref-edge" else module
     parser((*command.words, "--help") if is_named(command) else command.words)
 
 
 COMMANDS = [command for name, text in documents().items() for command in commands(name, text)]
-TO_READ = [each for each in COMMANDS if look_up(each) in READ or is_named(each)]
+TO_READ = [each for each in COMMANDS if look_up(each) not in RUN or is_named(each)]
 TO_RUN = {
-    (*(re.sub(r"^\d+:\d+$", "9", word) for word in each.words), *RUN[look_up(each)]): each
+    (*(re.sub(r"^\d+:\d+$", "9", word) for word in each.words), *RUN[look_up(each) or ""]): each
     for each in COMMANDS
     if each not in TO_READ
 }
