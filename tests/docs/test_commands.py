@@ -118,9 +118,8 @@ def pip(words: Words) -> None:
 
 def in_run_sh(words: Words) -> None:
     """`tests/run.sh` runs it."""
-    if f'/bin/{words[0]}" {" ".join(words[1:])}'.rstrip() not in (ROOT / "tests" / "run.sh").read_text(
-        encoding="utf-8"
-    ):
+    line = f'/bin/{words[0]}" {" ".join(words[1:])}'.rstrip()
+    if line not in (ROOT / "tests" / "run.sh").read_text(encoding="utf-8"):
         raise Misused(" ".join(words))
 
 
@@ -131,7 +130,8 @@ def copied(words: Words) -> None:
         raise Misused(" ".join(words))
 
 
-# What is run, with what it is given beside its words: the last of an option counts. Of scenes it takes one.
+# What is run, with what it is given beside its words. The last of an option counts: `--device cuda` is the CPU here.
+# One scene stands for a range of them, and what `conftest.py` makes for what a reader brings.
 SMALL = ("--device", "cpu", "--seeds", "9", "--frames", "8", "--size", "112")
 RUN: dict[str, Words] = {
     "alref-edge demo": ("--device", "cpu", "--out", "another"),

@@ -35,14 +35,14 @@ def test_files_are_there() -> None:
     named = [
         (name, line, path) for name, text in DOCUMENTS.items() for line, path in quoted(text) if _PATH.fullmatch(path)
     ]
-    absent = []
+    wrong = []
     for name, line, path in named:
         pattern = re.sub("NAME|…", "*", path.rstrip("/"))
         there = any(each.match(pattern) for each in TREE)
         if there == bool(ELSEWHERE.fullmatch(path)):
-            absent.append(f"{name}:{line} {path}")
+            wrong.append(f"{name}:{line} {path}")
     assert len(named) > 100
-    assert not absent
+    assert not wrong
 
 
 def test_options_are_there() -> None:
