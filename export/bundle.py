@@ -130,17 +130,16 @@ def add_to_bundle(
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    forms = {
-        form: {
-            precision: GraphSetEntry(
-                {key: _move(path, folder / file_name(key, form, precision), root) for key, path in made.graphs.items()},
-                made.tolerances,
-            )
-            for precision, made in sets.items()
-        }
-        for form, sets in component.forms.items()
-    }
-    share_weights(root / path for sets in forms.values() for each in sets.values() for path in each.graphs.values())
+    placed: dict[Path, str] = {}  # a graph may stand in several sets
+    forms: dict[str, dict[str, GraphSetEntry]] = {}
+    for form, sets in component.forms.items():
+        for precision, made in sets.items():
+            for key, path in made.graphs.items():
+                if path not in placed:
+                    placed[path] = _move(path, folder / file_name(key, form, precision), root)
+            graphs = {key: placed[path] for key, path in made.graphs.items()}
+            forms.setdefault(form, {})[precision] = GraphSetEntry(graphs, made.tolerances)
+    share_weights(root / path for path in placed.values())
     files = {key: _move(path, folder / path.name, root) for key, path in component.files.items()}
     entry = ComponentEntry(
         kind=component.kind or component.name,

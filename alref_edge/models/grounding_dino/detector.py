@@ -13,6 +13,8 @@ from alref_edge.errors import InputError
 from alref_edge.models.grounding_dino import preprocess
 from alref_edge.models.grounding_dino.geometry import Geometry, backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
+from alref_edge.models.resizing import Preprocessor, pillow_bilinear
+from alref_edge.models.resizing import signature as preprocess_signature
 from alref_edge.runtime import Buffer, Session, SessionOptions, Signature, open_session
 from alref_edge.runtime.session import Wanted
 from alref_edge.types import Detections
@@ -58,6 +60,7 @@ class GroundingDino:
         backbone, text_encoder, decoder: sessions of the component's graphs, all on one device.
         tokenizer: of the component's vocabulary.
         config: the component's configuration.
+        preprocess: resizes and normalises on the device; None: the host does.
     """
 
     def __init__(
@@ -67,9 +70,10 @@ class GroundingDino:
         decoder: Session,
         tokenizer: CaptionTokenizer,
         config: GroundingDinoConfig,
+        preprocess: Preprocessor | None = None,
     ) -> None:
         self._backbone, self._text_encoder, self._decoder = backbone, text_encoder, decoder
-        self._tokenizer = tokenizer
+        self._tokenizer, self._preprocess = tokenizer, preprocess
         self._geometry = geometry_of(config)
         self._mean, self._std = config.image_mean, config.image_std
         self._short, self._long = config.resize_short, config.resize_long
@@ -96,7 +100,12 @@ class GroundingDino:
             open_session(component.open_graph(name), device=device, options=options, signature=signature)
             for name, signature in signatures(config).items()
         )
-        return cls(backbone, text_encoder, decoder, tokenizer, config)
+        preprocess = None
+        if "preprocess" in component.graphs:
+            graph, wanted = component.open_graph("preprocess"), preprocess_signature(2, "h", "w")
+            session = open_session(graph, device=device, options=options, signature=wanted)
+            preprocess = Preprocessor(session, pillow_bilinear)
+        return cls(backbone, text_encoder, decoder, tokenizer, config, preprocess)
 
     @property
     def provider(self) -> str:
@@ -125,11 +134,14 @@ class GroundingDino:
         network_hw = height, width
         if resize:
             network_hw = preprocess.network_size(height, width, short=self._short, long=self._long)
-            image_hw3_u8 = preprocess.resize(image_hw3_u8, network_hw)
         tables = backbone_tables(*network_hw, self._geometry)
         length = sum(rows * columns for rows, columns in self._geometry.level_sizes(*network_hw))
         features = self._backbone.buffer((1, length, self._geometry.d_model), self._backbone.outputs["features"].dtype)
-        image = preprocess.normalise(image_hw3_u8, self._mean, self._std)
+        image: np.ndarray | Buffer
+        if self._preprocess is not None:
+            image = self._preprocess(image_hw3_u8, *network_hw)
+        else:
+            image = preprocess.normalise(preprocess.resize(image_hw3_u8, network_hw), self._mean, self._std)
         self._backbone.run({"image": image, **tables}, into={"features": features})
         return ImageFeatures(features, network_hw, (height, width))
 
@@ -196,8 +208,9 @@ class GroundingDino:
 
     def close(self) -> None:
         """Give back what the sessions hold."""
-        for session in (self._backbone, self._text_encoder, self._decoder):
-            session.close()
+        for each in (self._backbone, self._text_encoder, self._decoder, self._preprocess):
+            if each is not None:
+                each.close()
 
     def __enter__(self) -> GroundingDino:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -10,10 +11,14 @@ import numpy as np
 from alref_edge.bundle import Component
 from alref_edge.bundle.configs import Sam2Config
 from alref_edge.errors import EngineError
+from alref_edge.models.resizing import Matrices, Preprocessor, Weights, pillow_bicubic
+from alref_edge.models.resizing import signature as preprocess_signature
+from alref_edge.models.sam2 import transforms
 from alref_edge.runtime import Buffer, Session, SessionOptions, Signature, open_session
 from alref_edge.runtime.session import Wanted
 
 _HANDED_ON = "float32|float16"  # between graphs, in the type of their weights
+_Pixels = Callable[[np.ndarray, int, Sequence[float], Sequence[float]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Sam2Graphs:
         self._device = device
         self._options = options
         self._sessions: dict[str, Session] = {}
+        self._matrices: Matrices | None = None
+        self._preprocessors: dict[str, Preprocessor] = {}
         self._closed = False
 
     @classmethod
@@ -109,11 +116,53 @@ class Sam2Graphs:
         track = self.session("track")
         return track.buffer(shape, track.inputs["bank"].dtype)
 
-    def encode(self, pixels_13ss: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
-        """Encode a normalised image, into the room given or new room."""
+    def encode_frame(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
+        """Encode a frame as the tracker sees it (`transforms.video_pixels`), into the room given or new room.
+
+        Raises:
+            InputError: it is not RGB bytes.
+        """
+        return self._encode(image_hw3_u8, "preprocess_video", pillow_bicubic, transforms.video_pixels, into)
+
+    def encode_image(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
+        """Encode an image as the image predictor sees it (`transforms.image_pixels`), otherwise as `encode_frame`."""
+        weights = transforms.antialiased_matrix
+        return self._encode(image_hw3_u8, "preprocess_image", weights, transforms.image_pixels, into)
+
+    def _encode(
+        self, image_hw3_u8: np.ndarray, graph: str, weights: Weights, on_host: _Pixels, into: FrameFeatures | None
+    ) -> FrameFeatures:
+        """Resize and normalise, on the device if there is a graph for it; then encode."""
+        transforms.check_image(image_hw3_u8)
+        size, mean, std = self.config.image_size, self.config.pixel_mean, self.config.pixel_std
+        pixels: np.ndarray | Buffer
+        if graph in self._component.graphs:
+            if graph not in self._preprocessors:
+                self._preprocessors[graph] = Preprocessor(self.session(graph), weights)
+            pixels = self._preprocessors[graph](image_hw3_u8, size, size)
+        else:
+            pixels = on_host(image_hw3_u8, size, mean, std)
         into = into or self.new_features()
-        self.session("image_encoder").run({"image": pixels_13ss}, into=into.feeds())
+        self.session("image_encoder").run({"image": pixels}, into=into.feeds())
         return into
+
+    def mask_bits(self, low_res_b1ss: np.ndarray | Buffer, height: int, width: int) -> np.ndarray | None:
+        """Masks at the video's size, enlarged on the device as `transforms.resize_bilinear` does it.
+
+        Args:
+            low_res_b1ss: float32 `[B, 1, S/4, S/4]`, logits.
+            height, width: of the video.
+
+        Returns:
+            uint8 `[B, H, ceil(W / 8)]`, packed as `numpy.packbits` does; None where the graphs leave that to the host.
+        """
+        if "postprocess" not in self._component.graphs:
+            return None
+        session, side = self.session("postprocess"), self.config.mask_size
+        self._matrices = self._matrices or Matrices(session)
+        rows = self._matrices.of(transforms.bilinear_matrix, side, height)
+        columns = self._matrices.of(transforms.bilinear_matrix_of_bytes, side, width)
+        return session.run({"low_res": low_res_b1ss, "rows": rows, "columns": columns})["bits"]
 
     def prompt(
         self,
@@ -152,6 +201,8 @@ class Sam2Graphs:
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
+        self._preprocessors.clear()
+        self._matrices = None
         self._closed = True
 
     def __enter__(self) -> Sam2Graphs:
@@ -164,7 +215,7 @@ class Sam2Graphs:
 
 
 def signatures(config: Sam2Config) -> dict[str, Signature]:
-    """Inputs and outputs of the five graphs, by their names."""
+    """Inputs and outputs of the five graphs, and of those that some forms have besides, by their names."""
     size, width, side = config.image_size, config.hidden_dim, config.mask_size
     memory = (config.mem_dim, config.grid, config.grid)
     embed: dict[str, Wanted] = {"embed": (_HANDED_ON, (1, width, config.grid, config.grid))}
@@ -199,10 +250,17 @@ def signatures(config: Sam2Config) -> dict[str, Signature]:
         "object_score": score,
     }
     remembered: dict[str, Wanted] = {"memory": (_HANDED_ON, ("B", *memory))}
+    image: dict[str, Wanted] = {"image": ("float32", (1, 3, size, size))}
+    bits: Wanted = ("uint8", ("B", "H", "bytes"))
     return {
-        "image_encoder": Signature({"image": ("float32", (1, 3, size, size))}, features),
+        "preprocess_video": preprocess_signature(2, size, size),
+        "preprocess_image": preprocess_signature(1, size, size),
+        "image_encoder": Signature(image, features),
         "prompt": Signature(prompt, prompted),
         "mask_prompt": Signature({**features, "mask": ("float32", ("B", 1, size, size))}, mask),
         "memory_encoder": Signature({**embed, "low_res": low_res, "object_score": score}, remembered),
         "track": Signature(track, {**mask, **remembered}),
+        "postprocess": Signature(
+            {"low_res": low_res, "rows": ("float32", ("H", side)), "columns": ("float32", ("W", side))}, {"bits": bits}
+        ),
     }

@@ -47,10 +47,8 @@ class Sam2ImagePredictor:
         Raises:
             InputError: it is not RGB bytes.
         """
-        config = self.graphs.config
-        pixels = transforms.image_pixels(image_hw3_u8, config.image_size, config.pixel_mean, config.pixel_std)
         self._room = self._room or self.graphs.new_features()
-        self._features = self.graphs.encode(pixels, self._room)
+        self._features = self.graphs.encode_image(image_hw3_u8, self._room)
         self._size = (image_hw3_u8.shape[0], image_hw3_u8.shape[1])
         self.encoded += 1
 

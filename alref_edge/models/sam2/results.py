@@ -21,6 +21,7 @@ class FrameResult:
         scores_n: float32 `[N]`, logit of the object's presence; at most 0: absent.
         height: of the video.
         width: of the video.
+        bits: where the device enlarged a row's mask, that mask, uint8 `[H, ceil(W / 8)]` as `numpy.packbits` packs it.
     """
 
     frame: int
@@ -29,6 +30,7 @@ class FrameResult:
     scores_n: np.ndarray
     height: int
     width: int
+    bits: tuple[np.ndarray | None, ...] = ()
 
     def logits_hw(self, row: int) -> np.ndarray:
         """One object's mask logits at the video's size, float32 `[H, W]`."""
@@ -36,6 +38,8 @@ class FrameResult:
 
     def mask_hw(self, row: int) -> np.ndarray:
         """One object's mask at the video's size, bool `[H, W]`."""
+        if self.bits and (bits := self.bits[row]) is not None:
+            return np.unpackbits(bits, axis=1, count=self.width).view(bool)
         logits = self.low_res_nhw[row]
         if not (logits > 0).any():
             return np.zeros((self.height, self.width), bool)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,14 @@ from alref_edge.models.sam2.results import FrameResult
 from alref_edge.runtime import Buffer
 
 FeatureLookup = Callable[[int], "FrameFeatures | None"]
-_TrackedMask = tuple[np.ndarray, float]
+
+
+class _TrackedMask(NamedTuple):
+    """One object's logits, its score, and its mask where the device enlarged it; see `FrameResult`."""
+
+    logits_hw: np.ndarray
+    score: float
+    bits: np.ndarray | None = None
 
 
 class TrackingState:
@@ -233,7 +241,7 @@ class TrackingState:
         )
         memory.prompted[frame] = entry
         self._objects[object_id] = memory
-        return self._result(frame, {object_id: (entry.logits_hw, entry.score)})
+        return self._result(frame, {object_id: _TrackedMask(entry.logits_hw, entry.score)})
 
     def _features_of(self, image: np.ndarray | FrameFeatures) -> FrameFeatures:
         return image if isinstance(image, FrameFeatures) else self.encode(image)
@@ -246,9 +254,7 @@ class TrackingState:
                 expected=f"{self.width}x{self.height}",
                 got=f"{image_hw3_u8.shape[1]}x{image_hw3_u8.shape[0]}",
             )
-        config = self._config
-        pixels = transforms.video_pixels(image_hw3_u8, config.image_size, config.pixel_mean, config.pixel_std)
-        return self._graphs.encode(pixels, into)
+        return self._graphs.encode_frame(image_hw3_u8, into)
 
     # Propagation
 
@@ -306,7 +312,7 @@ class TrackingState:
             memory = self._objects[key]
             if frame in memory.prompted:
                 entry = memory.prompted[frame]
-                masks[key] = (entry.logits_hw, entry.score)
+                masks[key] = _TrackedMask(entry.logits_hw, entry.score)
                 continue
             plan = policy.plan_memory(
                 frame,
@@ -364,16 +370,21 @@ class TrackingState:
         self.counters.track_calls += 1
         self.counters.objects_tracked += count
         logits_nhw = fill_holes(out["low_res"][:, 0], self._options.fill_hole_area)
+        bits = self._graphs.mask_bits(logits_nhw[:, None], self.height, self.width)
         for number, (memory, _) in enumerate(pairs):
             earlier = memory.recent.get(frame)
             if earlier is not None and earlier.row is not None:
                 self._bank.release(earlier.row)
             memory.recent[frame] = Remembered(first + number, out["pointer"][number].copy())
+        scores = out["object_score"][:, 0].tolist()
+        packed = [None] * count if bits is None else bits
         return {
-            key: (logits_nhw[number], float(out["object_score"][number, 0])) for number, (key, _) in enumerate(members)
+            key: _TrackedMask(*tracked)
+            for (key, _), tracked in zip(members, zip(logits_nhw, scores, packed, strict=True), strict=True)
         }
 
     def _result(self, frame: int, masks: Mapping[Hashable, _TrackedMask]) -> FrameResult:
-        logits = np.stack([logits_hw for logits_hw, _ in masks.values()])
-        scores = np.array([score for _, score in masks.values()], np.float32)
-        return FrameResult(frame, tuple(masks), logits, scores, self.height, self.width)
+        logits = np.stack([mask.logits_hw for mask in masks.values()])
+        scores = np.array([mask.score for mask in masks.values()], np.float32)
+        bits = tuple(mask.bits for mask in masks.values())
+        return FrameResult(frame, tuple(masks), logits, scores, self.height, self.width, bits)

@@ -143,6 +143,29 @@ def resize_bilinear(planes: np.ndarray, height: int, width: int) -> np.ndarray:
     return planes
 
 
+def antialiased_matrix(source: int, target: int) -> np.ndarray:
+    """What `resize_antialiased` multiplies lines with, float32 `[1, target, source]`, for `resizing.Matrices`."""
+    indices, weights, _ = _antialiased_taps(source, target)
+    return _dense(indices, weights, source)[None]
+
+
+def bilinear_matrix(source: int, target: int) -> np.ndarray:
+    """What `resize_bilinear` multiplies lines with, float32 `[target, source]`, for `resizing.Matrices`."""
+    return _dense(*_bilinear_taps(source, target), source)
+
+
+def bilinear_matrix_of_bytes(source: int, target: int) -> np.ndarray:
+    """The same, with lines of zeros up to a whole number of bytes: float32 `[8 ceil(target / 8), source]`."""
+    return np.pad(bilinear_matrix(source, target), ((0, -target % 8), (0, 0)))
+
+
+def _dense(indices: np.ndarray, weights: np.ndarray, source: int) -> np.ndarray:
+    """Taps `[taps, target]` as a matrix."""
+    matrix = np.zeros((indices.shape[1], source), np.float32)
+    np.add.at(matrix, (np.arange(indices.shape[1])[None], indices), weights)
+    return matrix
+
+
 def _along(weights: np.ndarray, axis: int) -> np.ndarray:
     """Weights `[taps, target]` shaped to multiply planes along an axis, -1 or -2."""
     return weights[:, :, None] if axis == -2 else weights[:, None, :]
