@@ -18,8 +18,8 @@ Weights = Callable[[int, int], np.ndarray]
 """A matrix, or its parts, of a source and a target size."""
 
 _KEPT = 16  # matrices on the device: those of some sizes of video
-# Pillow's weights of bytes are multiples of the inverse of the first (`PRECISION_BITS` of Resample.c); the larger of their
-# two parts is one of the inverse of the second.
+# Pillow's weights of bytes are multiples of the inverse of the first (`PRECISION_BITS` of Resample.c); the larger of
+# their two parts is one of the inverse of the second.
 _PRECISION, _COARSE = 1 << 22, 1 << 10
 
 
