@@ -61,6 +61,7 @@ def synthetic(
         list[str] | None,
         typer.Option(
             "--selector",
+            metavar="NAME",
             rich_help_panel=DECIDES,
             help=f"{listed(_SELECTORS)} May stand many times.",
         ),

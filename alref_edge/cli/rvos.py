@@ -32,7 +32,8 @@ def rvos(
     video: VideoArgument,
     *,
     text: Annotated[
-        list[str] | None, typer.Option("--text", rich_help_panel=INPUT, help="A sentence; may stand many times.")
+        list[str] | None,
+        typer.Option("--text", metavar="SENTENCE", rich_help_panel=INPUT, help="May stand many times."),
     ] = None,
     text_file: Annotated[
         Path | None, typer.Option(metavar="FILE", rich_help_panel=INPUT, help="A file with one sentence a line.")
