@@ -8,11 +8,22 @@ from pathlib import Path
 
 from alref_edge.bundle.files import GraphFile
 from alref_edge.errors import EngineError
-from alref_edge.runtime.buffers import Buffer
+from alref_edge.runtime.buffers import Buffer, start_reading, to_host
 from alref_edge.runtime.device import backend, resolve
+from alref_edge.runtime.memory import free_memory
 from alref_edge.runtime.session import Session, SessionOptions, Signature, TensorSpec
 
-__all__ = ["Buffer", "Session", "SessionOptions", "Signature", "TensorSpec", "open_session"]
+__all__ = [
+    "Buffer",
+    "Session",
+    "SessionOptions",
+    "Signature",
+    "TensorSpec",
+    "free_memory",
+    "open_session",
+    "start_reading",
+    "to_host",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +40,13 @@ def open_session(
     Args:
         graph: an `.onnx` file, or one of a bundle as it was verified: `Component.open_graph`.
         device: "cpu", "cuda", "cuda:N", or "auto".
-        options: threads, fall-back and provider settings.
+        options: threads, memory, precision, fall-back and provider settings.
         signature: the inputs and outputs that the graph must have; None takes any.
 
     Raises:
         BundleError: a file was altered since it was verified, or the graph's weights are not where they should be.
         EngineError: there is no such graph, it cannot be loaded, or it is not of that signature.
+        CapacityError: it does not fit the device's memory.
         ProviderError: the device does not work here and falling back was not allowed.
     """
     if not isinstance(graph, GraphFile):

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import mmap
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
@@ -19,10 +18,13 @@ import numpy.typing as npt
 from alref_edge import offline
 from alref_edge.bundle.files import GraphFile
 from alref_edge.bundle.manifest import MOST_GRAPH_BYTES
-from alref_edge.errors import EngineError, ProviderError
+from alref_edge.errors import AlrefError, CapacityError, EngineError, ProviderError
 from alref_edge.runtime import cuda
+from alref_edge.runtime.bound import BoundRuns
 from alref_edge.runtime.buffers import Buffer
+from alref_edge.runtime.captures import GraphCaptures
 from alref_edge.runtime.device import Placement, Probe, fell_back
+from alref_edge.runtime.memory import is_out_of_memory, machine_memory
 from alref_edge.runtime.onnx_file import ExternalTensor, external_tensors
 from alref_edge.runtime.session import Feeds, SessionOptions, Signature, TensorSpec, check_tensors
 
@@ -48,12 +50,20 @@ _DTYPES = {
     "tensor(bool)": np.bool_,
 }
 
+CUDA_GRAPHS = False
+"""Whether runs that repeat are captured as CUDA graphs where the options leave it open. Not measured yet."""
+
+# The bound of each CUDA device's memory, in bytes.
+_GPU_MEMORY: dict[int, int] = {}
+
 # A table that is made when a graph is loaded is no larger: the largest is an embedding of 150 MB.
 _FOLDED_BYTES = 512 << 20
 
 
 class OnnxRuntimeSession:
     """A `Session` on ONNX Runtime. Tensors that stay on the device are bound by address, without a copy.
+
+    On CUDA, sessions and buffers of a device share one stream; see `cuda.Stream`.
 
     ONNX Runtime is given no path: the graph's bytes, looked through before, and weights where the file is mapped. What
     it does not copy for itself stays the file's own pages, which all sessions share.
@@ -74,13 +84,16 @@ class OnnxRuntimeSession:
         raw = graph.file.read(MOST_GRAPH_BYTES)
         tensors = external_tensors(raw, file.name)
         settings = _session_options(onnxruntime, options)
+        stream = cuda.stream(placement.number) if placement.kind == "cuda" else None
+        if stream is not None and options.gpu_memory is not None:
+            _bound_gpu_memory(placement.number, options.gpu_memory, sum(tensor.length for tensor in tensors))
         maps, self._weights = _weights(onnxruntime, graph, tensors)
         try:
             settings.add_external_initializers(list(self._weights), list(self._weights.values()))
-            self._session: Any = onnxruntime.InferenceSession(
-                raw, settings, providers=[_provider(placement, options)], enable_fallback=0
-            )
+            self._session, capturing = _loaded(raw, settings, placement, options, stream)
         except Exception as error:  # ONNX Runtime raises many classes, all of them its own
+            if stream is not None and is_out_of_memory(error):
+                raise _out_of_memory(f"The graph {file.name} cannot be loaded", error) from error
             raise EngineError(
                 f"The graph {file.name} cannot be loaded.",
                 got=str(error).strip()[:500],
@@ -92,12 +105,24 @@ class OnnxRuntimeSession:
         if self.provider != PROVIDERS[placement.kind]:
             if not options.allow_fallback:
                 raise fell_back(PROVIDERS[placement.kind], f"the session of {file.name} runs on {self.provider}")
-            self._placement = Placement("cpu")
+            self._placement, stream = Placement("cpu"), None
         self.inputs = _specs(self._session.get_inputs())
         self.outputs = _specs(self._session.get_outputs())
         if signature is not None:
             signature.check(file.name, self.inputs, self.outputs)
             self.outputs = {name: self.outputs[name] for name in signature.outputs}
+        self._stream = stream
+        self._bound: BoundRuns | None = None
+        if stream is not None:
+            self._bound = BoundRuns(
+                self._session,
+                self.inputs,
+                self.outputs,
+                (self._placement.kind, self._placement.number),
+                stream,
+                lambda nbytes: self.buffer((nbytes,), np.uint8),
+                GraphCaptures() if capturing else None,
+            )
 
     @property
     def device(self) -> str:
@@ -110,44 +135,50 @@ class OnnxRuntimeSession:
             raise EngineError(f"{self.name}: the session is closed.", mend="open it again.")
         check_tensors(self.name, self.inputs, feeds, self.outputs, into or {}, self.device)
         into = into or {}
-        room = self._room(feeds, into)
-        names = [name for name in self.outputs if name not in into]
+        known = self._known_shapes(feeds, into)
         try:
+            if self._bound is not None:
+                return self._bound.run(feeds, into, known)
+            room = {
+                name: np.empty(shape, self.outputs[name].dtype) for name, shape in known.items() if shape is not None
+            }
             if not into and not room and not any(isinstance(value, Buffer) for value in feeds.values()):
-                return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
-            return self._run_bound(feeds, {**into, **room}, names)
+                return dict(zip(known, self._session.run(list(known), dict(feeds)), strict=True))
+            return self._run_on_host(feeds, {**into, **room}, list(known))
+        except AlrefError:
+            raise
         except Exception as error:  # as above
+            if self._stream is not None and is_out_of_memory(error):
+                raise _out_of_memory(f"{self.name}: ONNX Runtime failed", error) from error
             raise EngineError(f"{self.name}: ONNX Runtime failed.", got=str(error).strip()[:500]) from error
 
-    def _room(self, feeds: Feeds, into: Mapping[str, Buffer]) -> dict[str, np.ndarray]:
-        """Arrays for the outputs whose shape the signature tells: a graph that makes another of them fails."""
-        if self._signature is None:
-            return {}
-        room = {}
-        for name, shape in self._signature.output_shapes(feeds).items():
-            known = [size for size in shape if size]
-            if name not in into and len(known) == len(shape):
-                room[name] = np.empty(known, self.outputs[name].dtype)
-        return room
+    def _known_shapes(self, feeds: Feeds, into: Mapping[str, Buffer]) -> dict[str, tuple[int, ...] | None]:
+        """The outputs that are to be returned, with the shapes that the signature tells: a graph that makes another of
+        them fails. None where it tells none."""
+        shapes = {} if self._signature is None else self._signature.output_shapes(feeds)
+        known: dict[str, tuple[int, ...] | None] = {}
+        for name in self.outputs:
+            sizes = [size for size in shapes.get(name, (None,)) if size]
+            if name not in into:
+                known[name] = tuple(sizes) if name in shapes and len(sizes) == len(shapes[name]) else None
+        return known
 
-    def _run_bound(
+    def _run_on_host(
         self, feeds: Feeds, into: Mapping[str, Buffer | np.ndarray], names: list[str]
     ) -> dict[str, np.ndarray]:
         binding = self._session.io_binding()
-        device, number = self._placement.kind, self._placement.number
         for name, value in feeds.items():
             if isinstance(value, Buffer):
-                binding.bind_input(name, device, number, value.dtype.type, value.shape, value.ptr)
+                binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ptr)
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
         for name in self.outputs:
             target = into.get(name)
-            if isinstance(target, Buffer):
-                binding.bind_output(name, device, number, target.dtype.type, target.shape, target.ptr)
-            elif target is not None:
-                binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, target.ctypes.data)
-            else:
+            if target is None:
                 binding.bind_output(name)
+            else:
+                address = target.ptr if isinstance(target, Buffer) else target.ctypes.data
+                binding.bind_output(name, "cpu", 0, target.dtype.type, target.shape, address)
         self._session.run_with_iobinding(binding)
         results = dict(zip(self.outputs, binding.get_outputs(), strict=True))
         arrays = {name: target for name, target in into.items() if isinstance(target, np.ndarray)}
@@ -155,20 +186,33 @@ class OnnxRuntimeSession:
 
     def buffer(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """See `Session.buffer`."""
-        if self._placement.kind == "cpu":
-            return Buffer.on_host(shape, np.dtype(dtype))
+        dtype = np.dtype(dtype)
+        if self._stream is None:
+            return Buffer.on_host(shape, dtype)
         onnxruntime = load_onnxruntime()
-        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            list(shape), np.dtype(dtype).type, "cuda", self._placement.number
-        )
-        buffer = Buffer(shape, np.dtype(dtype), self.device, value.data_ptr(), value, cuda.copy)
-        buffer.write(np.zeros(shape, dtype))
+        try:
+            with self._stream.turn():
+                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                    list(shape), dtype.type, "cuda", self._placement.number
+                )
+        except Exception as error:  # as above
+            if is_out_of_memory(error):
+                raise _out_of_memory(f"{self.name}: there is no room for a buffer", error) from error
+            raise EngineError(f"{self.name}: ONNX Runtime made no buffer.", got=_first_line(error)) from error
+        buffer = Buffer(shape, dtype, self.device, value.data_ptr(), value, self._stream)
+        self._stream.zero(buffer.ptr, buffer.nbytes)
         return buffer
 
     def close(self) -> None:
         """See `Session.close`."""
-        self._session = None
-        self._weights = {}
+        if self._session is None:
+            return
+        with self._stream.turn() if self._stream else contextlib.nullcontext():  # as loading
+            if self._stream is not None:
+                with contextlib.suppress(AlrefError):  # of which hears who reads a result
+                    self._stream.wait()  # queued runs use the session's memory
+            self._session = self._bound = None
+            self._weights = {}
 
     def __enter__(self) -> OnnxRuntimeSession:
         return self
@@ -226,15 +270,6 @@ def _bound_memory(onnxruntime: Any) -> None:
         onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1]), arena)
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this process may have: the machine's, or its container's where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text(encoding="ascii")))
-    return total
-
-
 @cache
 def probe(placement: Placement) -> Probe:
     """See `Backend.probe`."""
@@ -250,7 +285,7 @@ def _probed(placement: Placement) -> Probe:
         return Probe(provider, False, "this build of ONNX Runtime does not contain it")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    chosen = provider if provider == CPU else (provider, {"device_id": str(placement.number)})
+    chosen = (provider, _device_id(placement))
     try:
         session = onnxruntime.InferenceSession(_PROBE_GRAPH, options, providers=[chosen], enable_fallback=0)
         runs_on = session.get_providers()[0]
@@ -310,13 +345,114 @@ def _weights(
     return list(maps.values()), values
 
 
-def _provider(placement: Placement, options: SessionOptions) -> tuple[str, dict[str, str]]:
-    settings = dict(options.providers)
+def _loaded(
+    raw: bytes, settings: Any, placement: Placement, options: SessionOptions, stream: cuda.Stream | None
+) -> tuple[Any, bool]:
+    """ONNX Runtime's session of a graph, and whether its runs may be captured as CUDA graphs."""
+
+    def load(capturing: bool) -> Any:
+        provider = _provider(placement, options, stream.handle if stream else None, capturing)
+        return load_onnxruntime().InferenceSession(raw, settings, providers=[provider], enable_fallback=0)
+
+    if stream is None:
+        return load(False), False
+    with stream.turn():  # what loading does on the device would disturb a capture
+        if _captures(options):
+            try:
+                return load(True), True
+            except Exception as error:
+                if "graph capture" not in str(error):
+                    raise
+                # Part of the graph runs on the CPU, of which nothing can be captured (`inference_session.cc`).
+                _log.info("a graph is not captured: %s", _first_line(error))
+        return load(False), False
+
+
+def _provider(
+    placement: Placement, options: SessionOptions, stream: int | None = None, capturing: bool = False
+) -> tuple[str, dict[str, str]]:
+    """An execution provider with its settings.
+
+    Args:
+        placement: the device.
+        options: of the session.
+        stream: address of the CUDA stream that the session is to use.
+        capturing: whether graphs may be captured.
+    """
+    settings = _device_id(placement)
     if placement.kind == "cuda":
-        settings.setdefault("device_id", str(placement.number))
-        # TF32 keeps 10 bits of a mantissa: a float32 graph is to be float32.
-        settings.setdefault("use_tf32", "0")
-    return PROVIDERS[placement.kind], settings
+        settings |= {
+            # The default searches: convolutions by a slower heuristic, transposed ones by trying every algorithm, for
+            # each new shape (`conv.cc`, `conv_transpose.cc`). DEFAULT means fallback kernels, "extremely slow" by the
+            # log. This one is cuDNN's first choice.
+            "cudnn_conv_algo_search": "HEURISTIC",
+            # Sums of SkipLayerNormalization are as wide as its input otherwise (`skip_layer_norm_impl.cu`), those of
+            # LayerNormalization always float32.
+            "enable_skip_layer_norm_strict_mode": "1",
+            # TF32 keeps 10 bits of a mantissa: a float32 graph is to be float32.
+            "use_tf32": str(int(options.tf32)),
+        }
+        if stream is not None:
+            settings |= {"has_user_compute_stream": "1", "user_compute_stream": str(stream)}
+        if capturing:
+            settings["enable_cuda_graph"] = "1"
+    return PROVIDERS[placement.kind], settings | dict(options.providers)
+
+
+def _device_id(placement: Placement) -> dict[str, str]:
+    """The setting that names a device, left out where it is the first: wherever a number is given ONNX Runtime 1.31
+    looks for a plugin of that device first, and warns that there is none (`onnxruntime_pybind_state.cc`)."""
+    return {"device_id": str(placement.number)} if placement.number else {}
+
+
+def _captures(options: SessionOptions) -> bool:
+    """Whether runs may be captured as CUDA graphs."""
+    return options.gpu_memory is None and (CUDA_GRAPHS if options.cuda_graphs is None else options.cuda_graphs)
+
+
+def _bound_gpu_memory(number: int, most: int, weights: int) -> None:
+    """Let all sessions on a CUDA device share one arena of its memory, which ends at `most` bytes.
+
+    Without it each session has an arena of its own (`gpu_mem_limit` bounds one). Weights are taken beside the arena and
+    only counted (`bfc_arena.cc`): those that exceed it alone are refused here.
+
+    Raises:
+        CapacityError: a session's weights need more.
+        EngineError: another bound holds in this process, or ONNX Runtime cannot set it.
+    """
+    if weights > most:
+        raise CapacityError(
+            "A graph's weights do not fit the GPU memory that they may take.",
+            expected=f"at most {most} bytes",
+            got=f"{weights} bytes",
+            mend="allow more, or use a smaller bundle, or float16.",
+        )
+    if _GPU_MEMORY.setdefault(number, most) != most:
+        raise EngineError(
+            f"The memory of cuda:{number} was bounded before.",
+            expected=f"{_GPU_MEMORY[number]} bytes again",
+            got=f"{most} bytes",
+            mend="give all sessions of a process the same gpu_memory.",
+        )
+    _register_arena(number, most)
+
+
+@cache
+def _register_arena(number: int, most: int) -> None:
+    onnxruntime = load_onnxruntime()
+    kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    place = onnxruntime.OrtMemoryInfo("Cuda", kinds[0], number, kinds[1])
+    arena = onnxruntime.OrtArenaCfg({"max_mem": most})
+    try:
+        onnxruntime.create_and_register_allocator_v2(CUDA, place, {"device_id": str(number)}, arena)
+    except Exception as error:  # as above
+        raise EngineError(f"The memory of cuda:{number} cannot be bounded.", got=_first_line(error)) from error
+
+
+def _out_of_memory(message: str, error: Exception) -> CapacityError:
+    return CapacityError(
+        f"{message}: the device's memory does not suffice.", got=str(error).strip()[:500], mend=cuda.OUT_OF_MEMORY
+    )
 
 
 def _session_options(onnxruntime: Any, options: SessionOptions) -> Any:

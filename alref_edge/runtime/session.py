@@ -83,16 +83,35 @@ class SessionOptions:
     Attributes:
         threads: CPU threads for one operator; 0 leaves the choice to the backend (one a physical core).
         allow_fallback: let a session run on the CPU when the device asked for does not work.
-        providers: extra settings of the execution provider, as ONNX Runtime names them.
+        providers: settings of the execution provider, as ONNX Runtime names them; they go before all others.
+        gpu_memory: bytes of a device that all sessions of this process together may take for weights and work; None
+            leaves it to them. Buffers, and what CUDA's libraries take for themselves, come on top.
+        tf32: let products of float32 numbers on a GPU keep 10 bits of a mantissa, which is several times faster. ONNX
+            Runtime takes it for leave to use tensor cores in convolutions of float16, too.
+        cuda_graphs: capture runs that repeat as CUDA graphs; None does what was measured to be best.
     """
 
     threads: int = 0
     allow_fallback: bool = False
     providers: Mapping[str, str] = field(default_factory=dict)
+    gpu_memory: int | None = None
+    tf32: bool = False
+    cuda_graphs: bool | None = None
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise EngineError("A session cannot run on fewer than no threads.", expected="0 or more", got=self.threads)
+        if self.gpu_memory is not None and self.gpu_memory < 1:
+            raise EngineError(
+                "Sessions cannot run in no memory.", expected="gpu_memory of 1 byte or more", got=self.gpu_memory
+            )
+        if self.gpu_memory is not None and self.cuda_graphs:
+            # A captured graph keeps using the places of its intermediates, which in memory that sessions share may
+            # become another one's own.
+            raise EngineError(
+                "CUDA graphs cannot be captured in memory that sessions share.",
+                mend="leave out cuda_graphs, or gpu_memory.",
+            )
 
 
 class Session(Protocol):
@@ -116,15 +135,21 @@ class Session(Protocol):
     def run(self, feeds: Feeds, *, into: Mapping[str, Buffer] | None = None) -> dict[str, np.ndarray]:
         """Run once.
 
+        A device does what sessions and buffers are asked for in the order of the calls. Only reading waits for it:
+        where all outputs are named in `into`, this returns when the run is queued, and an error of the run may come
+        from a later call. Arrays that were fed may be changed when it returns.
+
         Args:
             feeds: every input by name, an array of the host or a buffer of this session's device.
-            into: outputs that are to be written in place into a buffer of the device; they are not returned.
+            into: outputs that are to be written in place into a buffer of the device; they are not returned. They must
+                not lie in what the graph reads: a run that is captured is done twice.
 
         Returns:
             The outputs not named in `into`, as arrays of the host.
 
         Raises:
             EngineError: a name, dtype or shape does not fit the graph, or the backend failed.
+            CapacityError: the device's memory does not suffice.
         """
         ...
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alref_edge.errors import EngineError, ProviderError
-from alref_edge.runtime import Buffer, SessionOptions, open_session, ort
+from alref_edge.errors import CapacityError, EngineError, ProviderError
+from alref_edge.runtime import Buffer, SessionOptions, open_session, ort, start_reading, to_host
 from alref_edge.runtime.device import Placement, resolve
 
 onnx = pytest.importorskip("onnx")
@@ -60,6 +60,37 @@ def test_buffers_are_read_and_written_in_place(graph: Path) -> None:
     assert not bank.numpy()[[0, 1, 4, 5]].any()
 
 
+def test_a_buffer_is_written_from_a_buffer_and_many_are_read_at_once(graph: Path) -> None:
+    with open_session(graph, device="cpu") as session:
+        bank, source = session.buffer((6, 3)), session.buffer((2, 3))
+        source.write(np.full((2, 3), 5, np.float32))
+        bank.rows(1, 3).write(source)
+        source.write(np.full((2, 3), 6, np.float32))
+        with pytest.raises(EngineError, match="does not fit"):
+            bank.write(source)
+    read = start_reading([bank, source])
+    bank.write(np.ones((6, 3), np.float32))
+    one, other = read()
+    assert one[:, 0].tolist() == [0, 5, 5, 0, 0, 0]
+    assert (other == 6).all()
+    assert to_host([]) == []
+    assert (to_host([bank, bank])[1] == 1).all()
+
+
+def test_a_buffer_on_another_device_is_no_source(graph: Path) -> None:
+    elsewhere = Buffer((2, 3), np.dtype(np.float32), "cuda:0", 0, None, None)  # type: ignore[arg-type]
+    with open_session(graph, device="cpu") as session, pytest.raises(EngineError, match="another device"):
+        session.buffer((2, 3)).write(elsewhere)
+
+
+def test_a_view_is_of_the_same_memory_and_no_larger() -> None:
+    room = Buffer.on_host((10,), np.dtype(np.uint8))
+    room.view((2,), np.dtype(np.float32)).write(np.array([1, 2], np.float32))
+    assert room.numpy()[:8].view(np.float32).tolist() == [1, 2]
+    with pytest.raises(EngineError, match="10 bytes"):
+        room.view((3,), np.dtype(np.float32))
+
+
 def test_a_run_of_rows_keeps_its_memory_alive(graph: Path) -> None:
     with open_session(graph, device="cpu") as session:
         view = session.buffer((4, 3)).rows(1, 3)
@@ -101,7 +132,7 @@ def test_sizes_of_outputs_are_tied_to_those_of_inputs(graph: Path) -> None:
 
 
 def test_a_buffer_of_another_device_is_refused(graph: Path) -> None:
-    elsewhere = Buffer((2, 3), np.dtype(np.float32), "cuda:0", 0, None, lambda *_: None)
+    elsewhere = Buffer((2, 3), np.dtype(np.float32), "cuda:0", 0, None, None)  # type: ignore[arg-type]
     with open_session(graph, device="cpu") as session:
         with pytest.raises(EngineError, match="another device"):
             session.run(pair() | {"x": elsewhere})
@@ -143,9 +174,56 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         open_session(tmp_path / "absent.onnx", device="cpu")
 
 
-def test_threads_are_checked() -> None:
-    with pytest.raises(EngineError, match="threads"):
-        SessionOptions(threads=-1)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"threads": -1}, "threads"),
+        ({"gpu_memory": 0}, "gpu_memory"),
+        ({"gpu_memory": 1 << 30, "cuda_graphs": True}, "CUDA graphs"),
+    ],
+)
+def test_options_are_checked(options: dict[str, int], said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        SessionOptions(**options)  # type: ignore[arg-type]
+
+
+def test_settings_of_a_provider_follow_the_options_and_the_users_go_before() -> None:
+    name, settings = ort._provider(Placement("cuda"), SessionOptions(), stream=4711)
+    assert name == ort.CUDA
+    assert settings == {
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "enable_skip_layer_norm_strict_mode": "1",
+        "use_tf32": "0",
+        "has_user_compute_stream": "1",
+        "user_compute_stream": "4711",
+    }
+    options = SessionOptions(tf32=True, providers={"sdpa_kernel": "1", "cudnn_conv_algo_search": "DEFAULT"})
+    _, other = ort._provider(Placement("cuda", 2), options, stream=4711, capturing=True)
+    assert other == {
+        **settings,
+        "device_id": "2",
+        "cudnn_conv_algo_search": "DEFAULT",
+        "use_tf32": "1",
+        "enable_cuda_graph": "1",
+        "sdpa_kernel": "1",
+    }
+    assert ort._provider(Placement("cpu"), SessionOptions()) == (ort.CPU, {})
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_graphs_are_captured_by_default_or_as_asked_for(monkeypatch: pytest.MonkeyPatch, default: bool) -> None:
+    monkeypatch.setattr(ort, "CUDA_GRAPHS", default)
+    assert ort._captures(SessionOptions()) == default
+    assert [ort._captures(SessionOptions(cuda_graphs=asked)) for asked in (True, False)] == [True, False]
+    assert not ort._captures(SessionOptions(gpu_memory=1 << 30))
+
+
+def test_the_memory_of_a_device_is_bounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "_GPU_MEMORY", {0: 1 << 30})
+    with pytest.raises(EngineError, match="bounded before"):
+        ort._bound_gpu_memory(0, 1 << 31, weights=10)
+    with pytest.raises(CapacityError, match="weights"):
+        ort._bound_gpu_memory(0, 1 << 30, weights=(1 << 30) + 1)
 
 
 def test_unknown_device(graph: Path) -> None:
@@ -167,15 +245,3 @@ def test_the_probe_tells_what_works() -> None:
     cuda = ort.probe(Placement("cuda"))
     assert cuda.provider == ort.CUDA
     assert cuda.works or cuda.reason
-
-
-@pytest.mark.skipif(not ort.probe(Placement("cuda")).works, reason="no working CUDA provider")
-def test_buffers_on_cuda(graph: Path) -> None:
-    feeds = pair()
-    with open_session(graph, device="cuda") as session:
-        assert session.provider == ort.CUDA
-        bank = session.buffer((6, 3))
-        session.run(feeds, into={"total": bank.rows(2, 4)})
-        results = session.run({"x": bank.rows(2, 4), "y": feeds["y"]})
-    np.testing.assert_array_equal(bank.numpy()[2:4], feeds["x"] + feeds["y"])
-    np.testing.assert_array_equal(results["product"], (feeds["x"] + feeds["y"]) * feeds["y"])
