@@ -13,6 +13,11 @@ PROGRAMS = {
     "mllm": "an LLM's server under load: many requests at once beside one at a time",
     "overlap": "reasoning and tracking side by side, beside one after the other",
     "memory": "resident memory over a long video",
+    "gpu": "the targets on a GPU, ours and the official code: every row of the table by one command",
+    "compare": "two results of `gpu`: fails where the new one is slower",
+    "report": "all results as one page: tables, plots, floors",
+    "skeleton": "a bundle without its weights, for `gpu` on another machine",
+    "fill": "random weights for such a one",
 }
 
 

@@ -1,0 +1,294 @@
+"""Random weights for a bundle that was made without (`python -m benchmarks skeleton`), of a scale that stays finite.
+
+What a weight is for is told by the nodes that take it: products keep the variance of what they multiply, scales of
+norms are near one, everything that is added is small. So outputs are finite in float16 too, and mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alref_edge.bundle import Bundle
+from alref_edge.bundle.manifest import MANIFEST
+from alref_edge.bundle.verify import sha256_of
+from alref_edge.errors import AlrefError, BundleError
+from alref_edge.files import PartialFolder
+
+if TYPE_CHECKING:
+    import onnx
+
+KEPT = ".kept.npz"
+"""What follows a weights file's name in a skeleton: its tables of whole numbers, by where they begin."""
+
+_FILLED = "benchmarks fill: random weights"
+_SMALL = 4096  # bytes: a table that goes into no sum or product may be one that must not be random
+_MATRIX, _SCALE, _SHIFT, _TABLE, _FIXED = "matrix", "scale", "shift", "table", "fixed"
+_RANK = (_TABLE, _SHIFT, _SCALE, _MATRIX, _FIXED)  # of two uses, the later decides
+_SEES_THROUGH = frozenset(
+    (
+        "Cast",
+        "Transpose",
+        "Reshape",
+        "Unsqueeze",
+        "Squeeze",
+        "Flatten",
+        "Identity",
+        "Concat",
+        "Slice",
+        "Split",
+        "Expand",
+    )
+)
+_PRODUCTS = frozenset(("MatMul", "FusedMatMul", "Gemm", "Conv", "ConvTranspose", "Attention"))
+# By operator and input; what is not here is what `_role` says.
+_ROLES = {
+    ("LayerNormalization", 1): _SCALE,
+    ("LayerNormalization", 2): _SHIFT,
+    ("SkipLayerNormalization", 2): _SCALE,
+    ("SkipLayerNormalization", 3): _SHIFT,
+    ("SkipLayerNormalization", 4): _SHIFT,
+    ("InstanceNormalization", 1): _SCALE,
+    ("InstanceNormalization", 2): _SHIFT,
+    ("GroupNormalization", 1): _SCALE,
+    ("GroupNormalization", 2): _SHIFT,
+    ("GroupNorm", 1): _SCALE,
+    ("GroupNorm", 2): _SHIFT,
+    ("Gemm", 2): _SHIFT,
+    ("Conv", 2): _SHIFT,
+    ("ConvTranspose", 2): _SHIFT,
+    ("Attention", 2): _SHIFT,
+    ("MultiHeadAttention", 3): _SHIFT,
+    ("BiasGelu", 1): _SHIFT,
+    ("FastGelu", 1): _SHIFT,
+    ("BiasAdd", 1): _SHIFT,
+}
+_RISKY = frozenset(("Div", "Pow", "Log", "Sqrt", "Reciprocal", "Range", "Resize", "Equal", "TopK", "ReduceSum"))
+_PRESENT = "pred_obj_score_head.layers.2"  # SAM 2's logit of an object's presence: absent ones would cost less
+
+
+@dataclass(frozen=True)
+class Region:
+    """A run of bytes of a weights file, which one initialiser or several take.
+
+    Attributes:
+        offset, length: in bytes.
+        dtype: as numpy names it.
+        shape: sizes, as the first initialiser has them.
+        role: what it is for.
+        fan_in: how many products of a matrix go into a sum.
+        node: a node that takes it.
+    """
+
+    offset: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+    role: str
+    fan_in: int
+    node: str
+
+
+def main(argv: list[str]) -> int:
+    """Fill a skeleton into a new folder, and verify the bundle that it is then."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks fill", description=__doc__)
+    parser.add_argument("skeleton", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    try:
+        bundle = fill(arguments.skeleton, arguments.out, seed=arguments.seed)
+    except AlrefError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    size = sum(entry.size for entry in bundle.manifest.files.values())
+    print(f"{bundle.root}: {size / 1e6:.1f} MB, UNTRAINED")
+    return 0
+
+
+def fill(skeleton: Path, out: Path, *, seed: int = 0) -> Bundle:
+    """Write a bundle with random weights.
+
+    Args:
+        skeleton: of `benchmarks.skeleton`.
+        out: a new folder.
+        seed: of the weights.
+
+    Raises:
+        BundleError: it is no skeleton, or lacks files beside the weights.
+        InputError: something is there already.
+    """
+    manifest = read_manifest(skeleton / MANIFEST)
+    regions = regions_of(skeleton, manifest["files"])
+    with closing(PartialFolder(Path(os.path.realpath(out)))) as beside:
+        for name, entry in manifest["files"].items():
+            target = beside.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (skeleton / name).exists():
+                shutil.copyfile(skeleton / name, target)
+            elif name in regions:
+                _write_weights(target, entry["size"], regions[name].values(), skeleton / (name + KEPT), seed)
+            else:
+                raise BundleError(f"The skeleton {skeleton} lacks {name}.", mend="make it again from a whole bundle.")
+            manifest["files"][name] = {"sha256": sha256_of(target), "size": target.stat().st_size}
+        for component in manifest["components"].values():
+            component["source"] = {"seed": seed}
+        manifest |= {"trained": False, "notes": f"{_FILLED}, seed {seed}; of {sha256_of_manifest(skeleton / MANIFEST)}"}
+        (beside.folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        beside.publish(replace=False)
+    return Bundle.open(out)
+
+
+def is_skeleton(root: Path) -> bool:
+    """Whether a folder is a bundle without its weights."""
+    return (root / MANIFEST).is_file() and any(root.rglob(f"*{KEPT}"))
+
+
+def is_filled(skeleton: Path, root: Path) -> bool:
+    """Whether a folder is the bundle that `fill` made of a skeleton."""
+    return (root / MANIFEST).is_file() and str(read_manifest(root / MANIFEST)["notes"]).endswith(
+        sha256_of_manifest(skeleton / MANIFEST)
+    )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest as it stands in its file, whatever its schema.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["components"], content["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is no manifest of a bundle.", got=str(error)) from error
+    return dict(content)
+
+
+def sha256_of_manifest(path: Path) -> str:
+    """What names a bundle's contents, see `Bundle.sha256`."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def regions_of(root: Path, files: Iterable[str]) -> dict[str, dict[int, Region]]:
+    """The weights that a bundle's graphs take: by file and where they begin."""
+    import onnx
+
+    found: dict[str, dict[int, Region]] = defaultdict(dict)
+    for name in files:
+        if name.endswith(".onnx"):
+            model = onnx.load(str(root / name), load_external_data=False)
+            for location, region in _graph_regions(model.graph):
+                file = (PurePosixPath(name).parent / location).as_posix()
+                standing = found[file].get(region.offset)
+                if standing is None or _RANK.index(region.role) > _RANK.index(standing.role):
+                    found[file][region.offset] = region
+    return dict(found)
+
+
+def is_kept(region: Region) -> bool:
+    """Whether a skeleton keeps it: whole numbers, which index and shape, and small tables whose use is not known."""
+    return region.role == _FIXED
+
+
+def _graph_regions(graph: onnx.GraphProto) -> Iterable[tuple[str, Region]]:
+    import onnx
+
+    takers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            takers[name].append((node, index))
+    for tensor in graph.initializer:
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        if not where:
+            continue
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        length = int(where["length"])
+        plain = Region(int(where["offset"]), length, dtype.name, tuple(tensor.dims), _TABLE, 1, "")
+        if dtype.kind != "f":
+            yield where["location"], replace(plain, role=_FIXED)
+            continue
+        uses = [replace(plain, role=role, fan_in=fan_in, node=node)
+                for role, fan_in, node in _uses(tensor.name, plain.shape, takers, length)]  # fmt: skip
+        yield where["location"], max(uses, key=lambda use: _RANK.index(use.role), default=plain)
+
+
+def _uses(
+    name: str, shape: tuple[int, ...], takers: Mapping[str, list[tuple[onnx.NodeProto, int]]], length: int
+) -> Iterable[tuple[str, int, str]]:
+    """What the nodes take a value for: its role, the sums' length, and the node's name."""
+    for node, index in takers.get(name, ()):
+        if node.op_type in _SEES_THROUGH and index == 0:
+            for output in node.output:
+                yield from _uses(output, _shape_after(node, shape), takers, length)
+        elif node.op_type in _SEES_THROUGH:
+            yield (_TABLE if node.op_type == "Concat" else _FIXED), 1, node.name
+        elif (node.op_type, index) in _ROLES:
+            yield _ROLES[node.op_type, index], 1, node.name
+        elif node.op_type in _PRODUCTS:
+            yield _MATRIX, _fan_in(node, index, shape), node.name
+        elif node.op_type in _RISKY and (length <= _SMALL or index == 1):
+            yield _FIXED, 1, node.name
+        elif node.op_type == "Mul" and sum(size > 1 for size in shape) <= 1:
+            yield _SCALE, 1, node.name
+        elif node.op_type in ("Add", "Sub") and sum(size > 1 for size in shape) <= 1:
+            yield _SHIFT, 1, node.name
+        else:
+            yield _TABLE, 1, node.name
+
+
+def _shape_after(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if node.op_type == "Transpose":
+        order = next((each.ints for each in node.attribute if each.name == "perm"), range(len(shape))[::-1])
+        return tuple(shape[axis] for axis in order)
+    return shape
+
+
+def _fan_in(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> int:
+    if len(shape) < 2:
+        return max(1, prod(shape))
+    if node.op_type == "Conv":
+        return prod(shape[1:])
+    if node.op_type == "ConvTranspose":
+        return shape[0]
+    transposed = any(each.name == ("transA", "transB")[index] and each.i for each in node.attribute)
+    return shape[-2] if (index == 1) != transposed else shape[-1]
+
+
+def _write_weights(path: Path, size: int, regions: Iterable[Region], kept: Path, seed: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+    weights = np.memmap(path, np.uint8, "r+")
+    with np.load(kept) as numbers:
+        for region in sorted(regions, key=lambda region: region.offset):
+            end = region.offset + region.length
+            if is_kept(region):
+                weights[region.offset : end] = numbers[str(region.offset)]
+            else:
+                values = _drawn(region, np.random.default_rng([seed, region.offset]))
+                weights[region.offset : end] = np.frombuffer(values.astype(region.dtype).tobytes(), np.uint8)
+    weights.flush()
+
+
+def _drawn(region: Region, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal(prod(region.shape), np.float32)
+    if _PRESENT in region.node:  # what it takes is positive
+        noise = np.abs(noise)
+    if region.role == _MATRIX:
+        return noise * np.float32(region.fan_in**-0.5)
+    if region.role == _SCALE:
+        return 1 + np.float32(0.05) * noise
+    return np.float32(0.05 if region.role == _SHIFT else 0.3) * noise
