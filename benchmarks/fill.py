@@ -10,12 +10,13 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ _SEES_THROUGH = frozenset(
         "Expand",
     )
 )
+_SCALES = frozenset(("Mul", "Div", "Add", "Sub"))
 _PRODUCTS = frozenset(("MatMul", "FusedMatMul", "Gemm", "Conv", "ConvTranspose", "Attention"))
 # By operator and input; what is not here is what `_role` says.
 _ROLES = {
@@ -76,8 +78,9 @@ _ROLES = {
     ("FastGelu", 1): _SHIFT,
     ("BiasAdd", 1): _SHIFT,
 }
-_RISKY = frozenset(("Div", "Pow", "Log", "Sqrt", "Reciprocal", "Range", "Resize", "Equal", "TopK", "ReduceSum"))
-_PRESENT = "pred_obj_score_head.layers.2"  # SAM 2's logit of an object's presence: absent ones would cost less
+_RISKY = frozenset(("Abs", "Div", "Pow", "Log", "Sqrt", "Reciprocal", "Range", "Resize", "Equal", "TopK", "ReduceSum"))
+# What SAM 2's masks hang on, by nodes' names: an object that is absent, or a mask of one sign, would cost less.
+_PRESENCE, _MASKS = "pred_obj_score_head.layers.2", re.compile(r"output_hypernetworks_mlps\.\d\.layers\.2")
 
 
 @dataclass(frozen=True)
@@ -207,54 +210,70 @@ def is_kept(region: Region) -> bool:
 def _graph_regions(graph: onnx.GraphProto) -> Iterable[tuple[str, Region]]:
     import onnx
 
-    takers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            takers[name].append((node, index))
+    uses = _Uses(graph)
     for tensor in graph.initializer:
         where = {entry.key: entry.value for entry in tensor.external_data}
         if not where:
             continue
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        length = int(where["length"])
-        plain = Region(int(where["offset"]), length, dtype.name, tuple(tensor.dims), _TABLE, 1, "")
-        if dtype.kind != "f":
-            yield where["location"], replace(plain, role=_FIXED)
-            continue
-        uses = [replace(plain, role=role, fan_in=fan_in, node=node)
-                for role, fan_in, node in _uses(tensor.name, plain.shape, takers, length)]  # fmt: skip
-        yield where["location"], max(uses, key=lambda use: _RANK.index(use.role), default=plain)
+        found: Iterable[tuple[str, int, str]] = [(_FIXED, 1, "")]
+        if dtype.kind == "f":
+            found = uses.of(tensor.name, tuple(tensor.dims), int(where["length"]))
+        role, fan_in, node = max(found, key=lambda use: _RANK.index(use[0]), default=(_TABLE, 1, ""))
+        yield (
+            where["location"],
+            Region(int(where["offset"]), int(where["length"]), dtype.name, tuple(tensor.dims), role, fan_in, node),
+        )
 
 
-def _uses(
-    name: str, shape: tuple[int, ...], takers: Mapping[str, list[tuple[onnx.NodeProto, int]]], length: int
-) -> Iterable[tuple[str, int, str]]:
-    """What the nodes take a value for: its role, the sums' length, and the node's name."""
-    for node, index in takers.get(name, ()):
-        if node.op_type in _SEES_THROUGH and index == 0:
-            for output in node.output:
-                yield from _uses(output, _shape_after(node, shape), takers, length)
-        elif node.op_type in _SEES_THROUGH:
-            yield (_TABLE if node.op_type == "Concat" else _FIXED), 1, node.name
-        elif (node.op_type, index) in _ROLES:
-            yield _ROLES[node.op_type, index], 1, node.name
-        elif node.op_type in _PRODUCTS:
-            yield _MATRIX, _fan_in(node, index, shape), node.name
-        elif node.op_type in _RISKY and (length <= _SMALL or index == 1):
-            yield _FIXED, 1, node.name
-        elif node.op_type == "Mul" and sum(size > 1 for size in shape) <= 1:
-            yield _SCALE, 1, node.name
-        elif node.op_type in ("Add", "Sub") and sum(size > 1 for size in shape) <= 1:
-            yield _SHIFT, 1, node.name
-        else:
-            yield _TABLE, 1, node.name
+class _Uses:
+    """What a graph's nodes take its initialisers for, through what only moves them or scales them by constants."""
 
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        import onnx
 
-def _shape_after(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if node.op_type == "Transpose":
-        order = next((each.ints for each in node.attribute if each.name == "perm"), range(len(shape))[::-1])
-        return tuple(shape[axis] for axis in order)
-    return shape
+        self._takers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        self._constant = {tensor.name for tensor in graph.initializer} | {""}
+        self._numbers = {
+            tensor.name: onnx.numpy_helper.to_array(tensor).ravel().tolist()
+            for tensor in graph.initializer
+            if not tensor.external_data and tensor.data_type == onnx.TensorProto.INT64
+        }
+        for node in graph.node:
+            if all(name in self._constant for name in node.input):
+                self._constant.update(node.output)
+            for index, name in enumerate(node.input):
+                self._takers[name].append((node, index))
+
+    def of(self, name: str, shape: tuple[int, ...], length: int) -> Iterator[tuple[str, int, str]]:
+        """Of a value: its role, how many products go into a sum, and the node's name."""
+        for node, index in self._takers[name]:
+            operator, vector = node.op_type, sum(size > 1 for size in shape) <= 1
+            folded = operator in _SCALES and set(node.input) <= self._constant
+            if folded or (operator in _SEES_THROUGH and index == 0):
+                for output in node.output:
+                    yield from self.of(output, self._shape_after(node, shape), length)
+            elif (operator, index) in _ROLES:
+                yield _ROLES[operator, index], 1, node.name
+            elif operator in _PRODUCTS:
+                yield _MATRIX, _fan_in(node, index, shape), node.name
+            elif operator in _RISKY and (length <= _SMALL or index == 1):
+                yield _FIXED, 1, node.name
+            elif operator == "Mul" and vector:
+                yield _SCALE, 1, node.name
+            elif operator in ("Add", "Sub") and vector:
+                yield _SHIFT, 1, node.name
+            else:
+                yield _TABLE, 1, node.name
+
+    def _shape_after(self, node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if node.op_type == "Transpose":
+            order = next((each.ints for each in node.attribute if each.name == "perm"), range(len(shape))[::-1])
+            return tuple(shape[axis] for axis in order)
+        if node.op_type == "Reshape" and (wanted := self._numbers.get(node.input[1])):
+            sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
+            return tuple(prod(shape) // -prod(sizes) if size == -1 else size for size in sizes)
+        return shape
 
 
 def _fan_in(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> int:
@@ -284,11 +303,13 @@ def _write_weights(path: Path, size: int, regions: Iterable[Region], kept: Path,
 
 
 def _drawn(region: Region, rng: np.random.Generator) -> np.ndarray:
-    noise = rng.standard_normal(prod(region.shape), np.float32)
-    if _PRESENT in region.node:  # what it takes is positive
-        noise = np.abs(noise)
-    if region.role == _MATRIX:
-        return noise * np.float32(region.fan_in**-0.5)
+    noise = rng.standard_normal(region.shape, np.float32)
     if region.role == _SCALE:
         return 1 + np.float32(0.05) * noise
-    return np.float32(0.05 if region.role == _SHIFT else 0.3) * noise
+    if region.role != _MATRIX:
+        return np.float32(0.05 if region.role == _SHIFT else 0.3) * noise
+    if _PRESENCE in region.node:  # what it multiplies is positive
+        noise = np.abs(noise)
+    elif _MASKS.search(region.node):  # what its results multiply is mostly positive: they sum to nothing
+        noise -= noise.mean(axis=1 if region.shape[0] == region.fan_in else 0, keepdims=True)
+    return noise * np.float32(region.fan_in**-0.5)

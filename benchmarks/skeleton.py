@@ -12,6 +12,7 @@ import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def strip(root: Path, out: Path) -> None:
                 shutil.copyfile(root / name, target)
                 continue
             weights = np.memmap(root / name, np.uint8, "r")
-            kept = {
+            kept: dict[str, Any] = {
                 str(region.offset): weights[region.offset : region.offset + region.length]
                 for region in regions[name].values()
                 if is_kept(region)

@@ -2,8 +2,8 @@
 
 Parts run one after another, each in a process of its own, which ends within 150 s. Their results are files in DIR,
 written after every row: the same command again goes on where the last one stopped, and measures nothing twice. They are
-merged into DIR/gpu.json. A bundle without its weights (`python -m benchmarks skeleton`) is filled with random ones first:
-speed does not depend on the values.
+merged into DIR/gpu.json. A bundle without its weights (`python -m benchmarks skeleton`) is filled with random ones
+first: speed does not depend on the values.
 """
 
 from __future__ import annotations

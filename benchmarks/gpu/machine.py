@@ -6,7 +6,7 @@ import ctypes
 import resource
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from benchmarks.timing import environment
@@ -30,7 +30,7 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def gpu_facts() -> dict[str, Any]:
-    """Name, driver, clocks now and at most, power, temperature of the first GPU; what NVML does not tell is left out."""
+    """Name, driver, clocks now and at most, power and temperature of the first GPU; None where NVML does not tell."""
     nvml, handle = _opened_nvml()
     if nvml is None:
         return {"name": None}
@@ -38,12 +38,12 @@ def gpu_facts() -> dict[str, Any]:
         "name": _text(lambda room: nvml.nvmlDeviceGetName(handle, room, len(room))),
         "driver": _text(lambda room: nvml.nvmlSystemGetDriverVersion(room, len(room))),
         "memory_mib": _memory().total // _MIB,
-        "power_w": (_number(lambda value: nvml.nvmlDeviceGetPowerUsage(handle, value)) or 0) / 1000,
-        "celsius": _number(lambda value: nvml.nvmlDeviceGetTemperature(handle, 0, value)),
+        "power_w": (_number(partial(nvml.nvmlDeviceGetPowerUsage, handle)) or 0) / 1000,
+        "celsius": _number(partial(nvml.nvmlDeviceGetTemperature, handle, 0)),
     }
     for name, kind in _CLOCKS.items():
-        found[name] = _number(lambda value, kind=kind: nvml.nvmlDeviceGetClockInfo(handle, kind, value))
-        found[f"{name}_most"] = _number(lambda value, kind=kind: nvml.nvmlDeviceGetMaxClockInfo(handle, kind, value))
+        found[name] = _number(partial(nvml.nvmlDeviceGetClockInfo, handle, kind))
+        found[f"{name}_most"] = _number(partial(nvml.nvmlDeviceGetMaxClockInfo, handle, kind))
     return found
 
 

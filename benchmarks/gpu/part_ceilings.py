@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def _of_gpu(torch: Any, wait: Callable[[], None]) -> dict[str, Any]:
         torch.backends.cuda.matmul.allow_tf32 = tf32
         matrix = torch.randn(_SIDE, _SIDE, device="cuda", dtype=kind)
         out = torch.empty_like(matrix)
-        seconds = _best(lambda matrix=matrix, out=out: torch.matmul(matrix, matrix, out=out), wait)
+        seconds = _best(partial(torch.matmul, matrix, matrix, out=out), wait)
         tflops[name] = 2 * _SIDE**3 / seconds / 1e12
     source = torch.empty(_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ def measure(subject: Subject, record: Record) -> None:
             with GroundingDino.from_component(component, subject.device, options=subject.options(variant)) as detector:
                 frame = drawn_frames()[0]
                 image, text = detector.encode_image(frame), detector.encode_text(CAPTION)
-                calls = (
+                calls: tuple[Callable[[], object], ...] = (
                     partial(detector.encode_image, frame),
                     partial(detector.encode_text, CAPTION),
                     partial(detector.predict_raw, image, text),

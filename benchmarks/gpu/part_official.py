@@ -3,6 +3,7 @@ has it. Eager, and as its `vos_optimized` compiles it. Each part is a process of
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -55,16 +56,18 @@ def grounding_dino(subject: Subject, record: Record) -> None:
 
         from alref_edge.models.grounding_dino.preprocess import network_size
         from export.grounding_dino.checkpoint import empty_model
-        from export.grounding_dino.configs import transformers_config
+        from export.grounding_dino.configs import bert_config, transformers_config
 
         entry = subject.bundle.manifest.components["grounding_dino"]
         config = transformers_config(entry.variant)
-        model = empty_model(config).to(subject.device)
+        model: Any = empty_model(config)
+        model.to(subject.device)
+        words = bert_config(config).vocab_size
     short, long = (int(entry.config[key]) for key in ("resize_short", "resize_long"))
     height, width = network_size(*FRAME_HW, short=short, long=long)
     pixels = torch.randn(1, 3, height, width, device=subject.device)
     mask = torch.ones(1, height, width, dtype=torch.long, device=subject.device)
-    ids = torch.randint(110, config.text_config.vocab_size, (1, 12), device=subject.device)
+    ids = torch.randint(110, words, (1, 12), device=subject.device)
 
     def whole() -> object:
         return model(pixel_values=pixels, pixel_mask=mask, input_ids=ids)
@@ -84,6 +87,7 @@ def grounding_dino(subject: Subject, record: Record) -> None:
 
 def build_official(variant: str, device: str, *, optimised: bool = False) -> Any:
     """The official predictor with seeded weights, hole filling off: its extension is not built."""
+    os.environ["TQDM_DISABLE"] = "1"  # before it is imported
     from hydra.utils import instantiate
 
     from export.sam2.seeding import seed_weights
@@ -97,7 +101,6 @@ def build_official(variant: str, device: str, *, optimised: bool = False) -> Any
             "_target_": "sam2.sam2_video_predictor.SAM2VideoPredictorVOS",
             "compile_image_encoder": True,
         }
-        config["image_encoder"] = {**config["image_encoder"]}
     model = instantiate(config, _recursive_=True)
     seed_weights(model, 0)
     return model.eval().to(device)

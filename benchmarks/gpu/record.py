@@ -16,7 +16,7 @@ from alref_edge.files import written_beside
 from benchmarks.timing import bootstrap_median
 
 SCHEMA = "alref-edge.gpu-benchmark/1"
-_SCATTER, _DRIFT, _ENOUGH = 0.1, 0.1, 8
+_SCATTER, _DRIFT, _ENOUGH, _MOSTLY = 0.1, 0.1, 8, 0.5
 
 
 class Skipped(Exception):
@@ -56,6 +56,8 @@ class Row:
 def doubts(name: str, row: Mapping[str, Any]) -> Iterator[str]:
     """Why a row's figures should be taken with care."""
     values = np.asarray(row["samples"])
+    if row.get("masks_not_empty", 1) < _MOSTLY:
+        yield f"{name}: {row['masks_not_empty']:.0%} of the masks hold anything: the others cost less"
     if row["scatter"] > _SCATTER:
         yield f"{name}: the middle half of the samples spreads over {row['scatter']:.0%} of the median"
     if len(values) >= _ENOUGH:

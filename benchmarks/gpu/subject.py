@@ -1,4 +1,4 @@
-"""What the parts of `python -m benchmarks gpu` measure: a bundle's networks on a device, in variants, on drawn frames."""
+"""What the parts of `python -m benchmarks gpu` measure: a bundle's networks on a device, in variants."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.gpu.record import all_rows
 
 _LARGE, _TINY, _SWIN = "sam2.1_large", "sam2.1_tiny", "swin_t"
-_UNITS = {"ms": " ms", "s": " s", "×": "×"}
+_UNITS = {"ms": " ms", "s": " s", "x": "x"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Target:
         beside: rows of another contender: the figure is then theirs / ours, and more is better.
         before: the figure of the first measurement on a GPU, if any; `before_theirs`: the official code's.
         accepted, goal: figures asked for.
-        unit: "ms", "s" or "×".
+        unit: "ms", "s" or "x".
         profile: what counts is the kernels' own time.
     """
 
@@ -67,14 +67,14 @@ TARGETS = (
            3.5, 2.5, 8.9),
     Target("track, 10 objects", tuple(f"{_LARGE}: track, 10 objects, float16{more}" for more in ("", ", CUDA graph")),
            16, 10, 35.8),
-    Target("Grounding DINO Swin-T 750×1333, image", (f"{_SWIN}: grounding_dino image, float16",), 12, 7, 42.7),
-    Target("Grounding DINO Swin-T 750×1333, decoder", (f"{_SWIN}: grounding_dino decoder, float16",), 8, 5, 32.9),
+    Target("Grounding DINO Swin-T 750x1333, image", (f"{_SWIN}: grounding_dino image, float16",), 12, 7, 42.7),
+    Target("Grounding DINO Swin-T 750x1333, decoder", (f"{_SWIN}: grounding_dino decoder, float16",), 8, 5, 32.9),
     Target("SAM 2.1 tiny beside `vos_optimized` of the official code", (f"{_TINY}: tracker, 1 object, float16",),
-           1.2, 1.5, beside=(f"{_TINY}: official tracker, 1 object, vos_optimized",), unit="×"),
+           1.2, 1.5, beside=(f"{_TINY}: official tracker, 1 object, vos_optimized",), unit="x"),
     Target("image_encoder beside ONNX Runtime's own optimiser",
            tuple(f"{_LARGE}: image_encoder, float16{more}" for more in ("", ", CUDA graph")), 1.3, 2.0,
            beside=tuple(f"{_LARGE}: ONNX Runtime's optimiser: image_encoder, float16{more}"
-                        for more in ("", ", CUDA graph")), unit="×"),
+                        for more in ("", ", CUDA graph")), unit="x"),
     Target("nano demo, process to process", ("nano: nano demo, process to process, cuda",), 6, 4, 13, unit="s"),
     Target("large, process start to first mask", (f"{_LARGE}: process start to first mask, float16",), 5, 3, 6,
            unit="s"),
@@ -88,11 +88,12 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- |"
     for target in TARGETS:
         figure, unit = target.figure(rows), _UNITS[target.unit]
-        before = "–" if target.before is None else f"{target.before:g}{unit}"
+        before = "-" if target.before is None else f"{target.before:g}{unit}"
         measured, verdict = "", "due"
         if figure is not None:
             measured, verdict = f"{figure[0]:.3g}{unit} [{figure[1]:.3g}, {figure[2]:.3g}]", target.verdict(figure[0])
-        yield f"| {target.what} | {before} | {target.accepted:g}{unit} | {target.goal:g}{unit} | {measured} | {verdict} |"
+        asked = f"{target.accepted:g}{unit} | {target.goal:g}{unit}"
+        yield f"| {target.what} | {before} | {asked} | {measured} | {verdict} |"
 
 
 def ratio_of_medians(over: Any, under: Any, *, draws: int = 2000) -> tuple[float, float, float]:

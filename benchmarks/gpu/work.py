@@ -101,7 +101,7 @@ def _multi_head_attention(inputs: Sequence[Shape], out: Shape) -> int:
 
 def _attention(inputs: Sequence[Shape], out: Shape) -> int:
     """`com.microsoft.Attention`: the projection [D, 3 D'] within it, then as above."""
-    batch, length, width = inputs[0]
+    batch, length, _ = inputs[0]
     return prod(inputs[0]) * inputs[1][-1] + 2 * batch * length * length * out[-1]
 
 
