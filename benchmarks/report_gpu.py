@@ -8,9 +8,9 @@ from typing import Any
 from alref_edge.report.charts import bars
 from alref_edge.report.markup import Html, element
 from benchmarks.gpu.record import all_rows
-from benchmarks.gpu.targets import TARGETS
+from benchmarks.gpu.targets import TARGETS, beside_official, ratio_of_medians
 from benchmarks.gpu.work import Ceiling, given_ceiling
-from benchmarks.report_plots import bullet, bullet_keys, facts, strip, table
+from benchmarks.report_plots import bullet, bullet_keys, facts, number, pair, pair_keys, strip, table
 
 _COMMAND = "python -m benchmarks gpu --bundle SKELETON --device cuda --out DIR"
 _VERDICTS = {"goal": "goal reached", "accepted": "accepted", "short": "short of it", "due": "due"}
@@ -84,6 +84,8 @@ def _run(name: str, result: Mapping[str, Any]) -> Iterator[Html]:
     if profiled:
         yield _floors(profiled, ceiling)
         yield _breakdown(profiled)
+    if pairs := list(beside_official(rows)):
+        yield _beside(pairs, rows)
     yield _samples(rows)
     noted = [
         f"{part['subject']['variant']}: {warning}" for part in parts.values() for warning in part.get("warnings", ())
@@ -130,9 +132,9 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
         cells.append(
             (
                 name,
-                f"{profile['operations'] / 1e9:.4g}",
-                f"{profile['weight_bytes'] / 1e6:.4g}",
-                f"{profile['bytes_through'] / 1e6:.4g}",
+                f"{number(profile['operations'] / 1e9)}",
+                f"{number(profile['weight_bytes'] / 1e6)}",
+                f"{number(profile['bytes_through'] / 1e6)}",
                 "-" if floor is None else f"{floor:.3g} ms",
                 "-" if kernels is None else f"{kernels:.3g} ms",
                 f"{row['median']:.3g} ms",
@@ -180,11 +182,27 @@ def _most(values: Mapping[str, float]) -> dict[str, float]:
     return {**dict(ordered[:_SHOWN_OPERATORS]), **({"others": rest} if rest else {})}
 
 
+def _beside(pairs: Sequence[tuple[str, str]], rows: Mapping[str, Mapping[str, Any]]) -> Html:
+    cells = []
+    for ours, theirs in pairs:
+        ratio, low, high = ratio_of_medians(rows[theirs]["samples"], rows[ours]["samples"])
+        one, other = rows[ours]["median"], rows[theirs]["median"]
+        cells.append(
+            (ours, f"{number(one)} ms", f"{number(other)} ms", pair(one, other), f"{ratio:.2f} [{low:.2f}, {high:.2f}]")
+        )
+    return element(
+        "section",
+        element("h2", "Beside the official code"),
+        table(("", "ours", "official", "", "times as fast"), cells),
+        pair_keys("official"),
+    )
+
+
 def _samples(rows: Mapping[str, Mapping[str, Any]]) -> Html:
     cells: Sequence[Sequence[object]] = [
         (
             name,
-            f"{row['median']:.4g} {row['unit']} [{row['interval_95'][0]:.4g}, {row['interval_95'][1]:.4g}]",
+            f"{number(row['median'])} {row['unit']} [{', '.join(map(number, row['interval_95']))}]",
             len(row["samples"]),
             strip(row["samples"], row["median"]),
             f"{row['scatter']:.0%}",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alref_edge.report.markup import Html, element
-from benchmarks.report_plots import curve, pair, pair_keys, table
+from benchmarks.report_plots import curve, number, pair, pair_keys, table
 
 
 def sections(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Html]:
@@ -36,8 +36,8 @@ def _components(results: Mapping[str, Mapping[str, Any]]) -> Html:
     rows = [
         (
             name,
-            f"{1e3 * float(np.median(row['ours_s'])):.4g} ms",
-            f"{1e3 * float(np.median(row['theirs_s'])):.4g} ms",
+            f"{number(1e3 * float(np.median(row['ours_s'])))} ms",
+            f"{number(1e3 * float(np.median(row['theirs_s'])))} ms",
             pair(float(np.median(row["ours_s"])), float(np.median(row["theirs_s"]))),
             f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]",
         )

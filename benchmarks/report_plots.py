@@ -19,7 +19,7 @@ td svg.mini { display: block; width: 220px; height: 18px; }
 .theirs { fill: var(--f); }
 .floor { stroke: var(--good); stroke-width: 2; stroke-dasharray: 3 2; }
 .key { display: inline-flex; align-items: center; gap: 6px; margin-right: 18px; }
-td.nowrap, th.nowrap { white-space: nowrap; }
+.wide td:not(:first-child), .wide th { white-space: nowrap; }
 tr.due td { color: var(--soft); }
 .curve svg { display: block; width: 100%; height: 110px; }
 .curve { display: grid; grid-template-columns: max-content 1fr; gap: 4px 8px; font-size: 13px; color: var(--soft); }
@@ -112,7 +112,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, classes: Map
         "div",
         element(
             "table",
-            element("thead", element("tr", *(element("th", each, class_="nowrap") for each in head))),
+            element("thead", element("tr", *(element("th", each) for each in head))),
             element(
                 "tbody",
                 *(
@@ -129,6 +129,11 @@ def facts(values: Mapping[str, object]) -> Html:
     """Names and what they are."""
     pairs = [part for name, value in values.items() for part in (element("dt", name), element("dd", value))]
     return element("dl", *pairs, class_="facts")
+
+
+def number(value: float) -> str:
+    """Three or four digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _at(value: float, top: float) -> str:

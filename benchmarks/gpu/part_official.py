@@ -74,7 +74,7 @@ def grounding_dino(subject: Subject, record: Record) -> None:
 
     calls: dict[str, Callable[[], object]] = {
         "image": lambda: model.model.backbone(pixels, mask),
-        "image + caption + decoder": whole,
+        "image, caption and decoder": whole,
     }
     for half in (False, True):
         if half and subject.device == "cpu":

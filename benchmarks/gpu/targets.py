@@ -96,6 +96,18 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {target.what} | {before} | {asked} | {measured} | {verdict} |"
 
 
+def beside_official(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Names of rows of ours and the official code's that do the same, by pairs."""
+    for theirs in rows:
+        about, _, name = theirs.partition(": official ")
+        if name:
+            what = name.rsplit(", ", 1)[0]
+            ours = [f"{about}: {what}, {kind}" for kind in ("float16", "float16, CUDA graph", "float32")]
+            best = _least(tuple(ours[:2]), rows) or _least(tuple(ours[2:]), rows)
+            if best is not None:
+                yield best, theirs
+
+
 def ratio_of_medians(over: Any, under: Any, *, draws: int = 2000) -> tuple[float, float, float]:
     """The ratio of the medians of two sets of samples, and its 95 % interval when both are drawn again."""
     one, other = np.asarray(over, np.float64), np.asarray(under, np.float64)
