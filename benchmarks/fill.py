@@ -26,7 +26,7 @@ import numpy as np
 from alref_edge.bundle import Bundle
 from alref_edge.bundle.manifest import MANIFEST
 from alref_edge.bundle.verify import sha256_of
-from alref_edge.errors import AlrefError, BundleError
+from alref_edge.errors import AlrefError, BundleError, InputError
 from alref_edge.files import PartialFolder
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def fill(skeleton: Path, out: Path, *, seed: int = 0) -> Bundle:
         BundleError: it is no skeleton, or lacks files beside the weights.
         InputError: something is there already.
     """
+    check_new(out)
     manifest = read_manifest(skeleton / MANIFEST)
     regions = regions_of(skeleton, manifest["files"])
     with closing(PartialFolder(Path(os.path.realpath(out)))) as beside:
@@ -153,6 +154,12 @@ def fill(skeleton: Path, out: Path, *, seed: int = 0) -> Bundle:
         (beside.folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         beside.publish(replace=False)
     return Bundle.open(out)
+
+
+def check_new(out: Path) -> None:
+    """Raise an InputError if something is there."""
+    if out.exists():
+        raise InputError(f"There is something at {out} already.", mend="name a folder that is new.")
 
 
 def is_skeleton(root: Path) -> bool:

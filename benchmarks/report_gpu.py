@@ -40,7 +40,7 @@ def sections(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Html]:
 
 def _targets(rows: Mapping[str, Mapping[str, Any]]) -> Html:
     cells, classes = [], {}
-    for number, target in enumerate(TARGETS):
+    for line, target in enumerate(TARGETS):
         figure, unit = target.figure(rows), "" if target.unit == "x" else f" {target.unit}"
         verdict = "due" if figure is None else target.verdict(figure[0])
         measured = None if figure is None else figure[0]
@@ -58,7 +58,7 @@ def _targets(rows: Mapping[str, Mapping[str, Any]]) -> Html:
             )
         )
         if verdict == "due":
-            classes[number] = "due"
+            classes[line] = "due"
     return element(
         "section",
         element("h2", "Targets on a GPU (SAM 2.1 large, float16, frames of 960x540)"),
@@ -127,7 +127,7 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
         kind = next((each for each in ("float16", "tf32") if each in name), "float32")
         floor = None
         if ceiling is not None and kind in ceiling.tflops:
-            floor = ceiling.floor_ms(profile["operations"], profile["weight_bytes"], kind)
+            floor = ceiling.floor_ms(profile["operations"], profile["weight_bytes"] + profile["fed_bytes"], kind)
         kernels = profile["device_ms"]
         cells.append(
             (
@@ -152,7 +152,7 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
         table(head, cells),
         element(
             "p",
-            "Floor: the products at the ceiling, or the weights read once, whichever takes longer. Through nodes: what "
+            "Floor: the products at the ceiling, or weights and inputs read once, whichever takes longer. Through nodes: what "
             "all nodes read and write, were none of it kept near the processors.",
             class_="soft",
         ),

@@ -20,7 +20,7 @@ from alref_edge.bundle import Bundle
 from alref_edge.bundle.manifest import MANIFEST
 from alref_edge.errors import AlrefError
 from alref_edge.files import PartialFolder
-from benchmarks.fill import KEPT, is_kept, regions_of
+from benchmarks.fill import KEPT, check_new, is_kept, regions_of
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +46,7 @@ def strip(root: Path, out: Path) -> None:
         BundleError: there is no such bundle, or it is not as it was listed.
         InputError: something is there already.
     """
+    check_new(out)
     files = Bundle.open(root).manifest.files
     regions = regions_of(root, files)
     with closing(PartialFolder(Path(os.path.realpath(out)))) as beside:

@@ -8,6 +8,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def profile_graph(
 
     Returns:
         device_ms and launches of a run (None where no profiler tells of kernels), time by operator, kernel and node,
-        nodes after optimisation and those on another provider, operations and bytes, as plain values.
+        nodes after optimisation and those on another provider, operations, bytes of the weights as they are stored, of
+        the inputs, and of all that nodes read and write, as plain values.
     """
     with tempfile.TemporaryDirectory() as folder:
         session, run = bound_session(path, feeds, outputs, device, providers, threads, Path(folder))
@@ -48,6 +50,7 @@ def profile_graph(
         events = json.loads(Path(session.end_profiling()).read_text())
     del session, run
     found = read_profile(events, warm=_WARM, device=device)
+    found |= {"weight_bytes": _weight_bytes(path), "fed_bytes": sum(array.nbytes for array in feeds.values())}
     if device == "cuda" and found["launches"] is None:
         kernels = _by_torch(path, feeds, outputs, device, providers, threads)
         found |= kernels or {}
@@ -81,7 +84,6 @@ def read_profile(events: Sequence[Mapping[str, Any]], *, warm: int, device: str)
         "nodes_elsewhere": sum(each["args"].get("provider") != _PROVIDERS[device] for each in one_run),
         "operations": sum(each[0] for each in work),
         "bytes_through": sum(each[1] for each in work),
-        "weight_bytes": sum(int(each["args"].get("parameter_size", 0)) for each in one_run),
         **{f"ms_by_{name}": largest(values) for name, values in by.items() if values},
     }
 
@@ -127,6 +129,13 @@ def short_kernel(name: str) -> str:
     while (shorter := re.sub(r"<[^<>]*>", "", plain)) != plain:
         plain = shorter
     return re.sub(r"\(.*", "", plain).split("::")[-1].strip()[:80] or name[:80]
+
+
+def _weight_bytes(path: Path) -> int:
+    import onnx
+
+    tensors = onnx.load(str(path), load_external_data=False).graph.initializer
+    return sum(prod(each.dims) * onnx.helper.tensor_dtype_to_np_dtype(each.data_type).itemsize for each in tensors)
 
 
 def _node(name: str) -> str:
