@@ -8,7 +8,7 @@ from typing import Any
 from alref_edge.report.charts import bars
 from alref_edge.report.markup import Html, element
 from benchmarks.gpu.record import all_rows
-from benchmarks.gpu.targets import TARGETS, beside_official, ratio_of_medians
+from benchmarks.gpu.targets import TARGETS, UNITS, beside_official, ratio_of_medians, told
 from benchmarks.gpu.work import Ceiling, given_ceiling
 from benchmarks.report_plots import bullet, bullet_keys, facts, number, pair, pair_keys, strip, table
 
@@ -41,19 +41,22 @@ def sections(results: Mapping[str, Mapping[str, Any]]) -> Iterator[Html]:
 def _targets(rows: Mapping[str, Mapping[str, Any]]) -> Html:
     cells, classes = [], {}
     for line, target in enumerate(TARGETS):
-        figure, unit = target.figure(rows), "" if target.unit == "x" else f" {target.unit}"
+        figure, official, unit = target.figure(rows), target.official_figure(rows), UNITS[target.unit]
         verdict = "due" if figure is None else target.verdict(figure[0])
-        measured = None if figure is None else figure[0]
-        plot = bullet(measured=measured, before=target.before, accepted=target.accepted, goal=target.goal)
-        times = "x" if target.unit == "x" else unit
         cells.append(
             (
                 target.what,
-                "-" if target.before is None else f"{target.before:g}{times}",
-                "-" if figure is None else f"{figure[0]:.3g}{times} [{figure[1]:.3g}, {figure[2]:.3g}]",
-                f"{target.accepted:g}{times}",
-                f"{target.goal:g}{times}",
-                plot,
+                told(target.before, unit),
+                told(target.official_before if official is None else official[0], unit),
+                "-" if figure is None else f"{figure[0]:.3g}{unit} [{figure[1]:.3g}, {figure[2]:.3g}]",
+                f"{target.accepted:g}{unit}",
+                f"{target.goal:g}{unit}",
+                bullet(
+                    measured=None if figure is None else figure[0],
+                    before=target.before,
+                    accepted=target.accepted,
+                    goal=target.goal,
+                ),
                 _badge(verdict),
             )
         )
@@ -62,7 +65,7 @@ def _targets(rows: Mapping[str, Mapping[str, Any]]) -> Html:
     return element(
         "section",
         element("h2", "Targets on a GPU (SAM 2.1 large, float16, frames of 960x540)"),
-        table(("", "before", "measured", "accepted", "goal", "", ""), cells, classes=classes),
+        table(("", "before", "official", "measured", "accepted", "goal", "", ""), cells, classes=classes),
         bullet_keys(),
         element("p", "What is due: ", element("code", _COMMAND), class_="soft"),
     )
@@ -127,7 +130,8 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
         kind = next((each for each in ("float16", "tf32") if each in name), "float32")
         floor = None
         if ceiling is not None and kind in ceiling.tflops:
-            floor = ceiling.floor_ms(profile["operations"], profile["weight_bytes"] + profile["fed_bytes"], kind)
+            size = profile["weight_bytes"] + profile["fed_bytes"]
+            floor = ceiling.floor_ms(profile["operations"], size, kind)
         kernels = profile["device_ms"]
         cells.append(
             (
@@ -152,8 +156,8 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
         table(head, cells),
         element(
             "p",
-            "Floor: the products at the ceiling, or weights and inputs read once, whichever takes longer. Through nodes: what "
-            "all nodes read and write, were none of it kept near the processors.",
+            "Floor: the products at the ceiling, or weights and inputs read once, whichever is slower. Through nodes: "
+            "what all nodes read and write, were none of it kept near the processors.",
             class_="soft",
         ),
     )

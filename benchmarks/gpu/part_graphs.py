@@ -11,10 +11,10 @@ from alref_edge.errors import EngineError
 from alref_edge.runtime import Buffer, Session, open_session
 from benchmarks.gpu.profiling import profile_graph
 from benchmarks.gpu.record import Record, Row
-from benchmarks.gpu.subject import CUDA_GRAPH, FLOAT16, FLOAT32, TF32, Subject, Variant
+from benchmarks.gpu.subject import CAPTURED, FLOAT16, FLOAT32, NOT_CAPTURED, STANDARD, TF32, Subject, Variant
 
 MEMORIES, POINTERS = 7, 16
-_VARIANTS = (FLOAT16, FLOAT32, TF32, CUDA_GRAPH)
+_VARIANTS = (FLOAT16, CAPTURED, NOT_CAPTURED, STANDARD, FLOAT32, TF32)
 
 
 def image_encoder(subject: Subject, record: Record) -> None:
@@ -26,7 +26,7 @@ def track(subject: Subject, record: Record, objects: int) -> None:
     """One frame of so many objects, with all memories and pointers."""
     sizes = {"B": objects, "M": MEMORIES, "P": POINTERS, "N": MEMORIES * objects}
     name = f"track, {objects} object{'s' * (objects > 1)}"
-    _measure(subject, record, "track", name, sizes, _VARIANTS if objects == 1 else (FLOAT16, FLOAT32, CUDA_GRAPH))
+    _measure(subject, record, "track", name, sizes, _VARIANTS)
 
 
 def _measure(
@@ -49,8 +49,8 @@ def _row(subject: Subject, graph: str, sizes: Mapping[str, int], variant: Varian
         ) as session:
             feeds = made_feeds(session, sizes)
             timed = time_bound(subject, session, feeds)
-        facts: dict[str, Any] = dict(timed.facts)
-        if variant.whole:
+        facts: dict[str, Any] = {"form": component.form, **timed.facts}
+        if not variant.settings:
             facts["profile"] = profile_graph(
                 component.graphs[graph],
                 feeds,

@@ -55,7 +55,7 @@ def _graph(subject: Subject, graph: str, variant: Variant) -> Row:
         timed = time_bound(subject, session, feeds)
         outputs = tuple(session.outputs)
     profile = profile_graph(component.graphs[graph], feeds, outputs, subject.device, variant.providers, subject.threads)
-    return Row(timed.samples, facts={**timed.facts, "profile": profile})
+    return Row(timed.samples, facts={"form": component.form, **timed.facts, "profile": profile})
 
 
 def _feeds(subject: Subject, variant: Variant) -> dict[str, np.ndarray]:

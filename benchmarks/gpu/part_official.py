@@ -42,6 +42,7 @@ def vos_optimized(subject: Subject, record: Record) -> None:
     with needs("the official sam2 package with torch"):
         import torch
 
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(subject.work / "inductor"))  # a second call goes on there
         began = time.perf_counter()
         model = build_official(OPTIMISED, subject.device, optimised=True)
     with torch.inference_mode(), _autocast(subject.device):

@@ -9,17 +9,26 @@ import numpy as np
 
 from alref_edge.models.sam2 import Sam2VideoTracker
 from benchmarks.gpu.record import Record, Row
-from benchmarks.gpu.subject import FLOAT16, FLOAT32, FRAME_HW, TF32, Subject, Variant, drawn_boxes, frame_stream
+from benchmarks.gpu.subject import (
+    CAPTURED,
+    FLOAT16,
+    FLOAT32,
+    FRAME_HW,
+    NOT_CAPTURED,
+    TF32,
+    Subject,
+    Variant,
+    drawn_boxes,
+    frame_stream,
+)
 
 WARM = 20  # frames until every memory and all 16 pointers are there
 
 
 def measure(subject: Subject, record: Record, objects: int) -> None:
-    """Milliseconds a frame in the steady state, in every precision for one object."""
-    wanted = (FLOAT16, FLOAT32, TF32) if objects == 1 else (FLOAT16, FLOAT32)
-    for variant in subject.variants("sam2", *wanted):
-        if objects > 1 and variant is FLOAT32 and subject.device != "cpu":
-            continue
+    """Milliseconds a frame in the steady state; for one object in every precision, and with and without CUDA graphs."""
+    more = (CAPTURED, NOT_CAPTURED, FLOAT32, TF32) if objects == 1 else (FLOAT32,) if subject.device == "cpu" else ()
+    for variant in subject.variants("sam2", FLOAT16, *more):
         name = f"tracker, {objects} object{'s' * (objects > 1)}, {variant.name}"
         record.measure(name, partial(_frames, subject, objects, variant))
 
@@ -38,7 +47,7 @@ def _frames(subject: Subject, objects: int, variant: Variant) -> Row:
             masks_nhw = result.masks_nhw()
             stamps.append(time.perf_counter())
             covered.append(float(masks_nhw.any((1, 2)).mean()))
-        facts = {"masks_not_empty": float(np.mean(covered[WARM:])), **subject.memory()}
+        facts = {"form": component.form, "masks_not_empty": float(np.mean(covered[WARM:])), **subject.memory()}
         state.close()
     taken = 1000 * np.diff(stamps[WARM:])
     return Row(taken.tolist(), facts=facts)

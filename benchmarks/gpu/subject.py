@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from alref_edge.bundle import Bundle, Component
-from alref_edge.errors import BundleError
 from alref_edge.runtime import SessionOptions
+from alref_edge.runtime.device import forms_of
 from benchmarks.gpu import machine
 from benchmarks.gpu.record import Row, Skipped
 
@@ -29,21 +29,26 @@ class Variant:
         name: for people, and in the names of rows.
         precision: of the bundle's graphs.
         providers: settings of the execution provider.
+        settings: further fields of `SessionOptions`; where it lacks one, the variant is passed over.
+        forms: of the graphs, best first; those that the device likes if None.
         on_cpu: whether it means anything there.
-        whole: whether a network's other graphs, and inputs in the host's memory, can run so.
     """
 
     name: str
     precision: str
     providers: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    forms: tuple[str, ...] | None = None
     on_cpu: bool = False
-    whole: bool = True
 
 
 FLOAT16 = Variant("float16", "float16")
 FLOAT32 = Variant("float32", "float32", on_cpu=True)
 TF32 = Variant("tf32", "float32", {"use_tf32": "1"})
-CUDA_GRAPH = Variant("float16, CUDA graph", "float16", {"enable_cuda_graph": "1"}, whole=False)
+STANDARD = Variant("float16, standard form", "float16", forms=("standard",))
+CAPTURED = Variant("float16, CUDA graphs", "float16", settings={"cuda_graphs": True})
+NOT_CAPTURED = Variant("float16, no CUDA graphs", "float16", settings={"cuda_graphs": False})
+_SETTINGS = frozenset(each.name for each in fields(SessionOptions))
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,14 @@ class Subject:
 
     def component(self, name: str, variant: Variant) -> Component:
         """A network's graphs as the variant wants them."""
-        return self.bundle.component(name, variant.precision)
+        return self.bundle.component(name, variant.precision, variant.forms or forms_of(self.device))
 
     def options(self, variant: Variant) -> SessionOptions:
         """How sessions run as the variant wants it."""
-        return SessionOptions(threads=self.threads, providers=variant.providers)
+        return SessionOptions(threads=self.threads, providers=variant.providers, **variant.settings)
 
     def variants(self, name: str, *wanted: Variant) -> Iterator[Variant]:
-        """Those of the wanted ones that the device and the component have.
+        """Those of the wanted ones that device, runtime and component have, and that are not what another one is.
 
         Raises:
             Skipped: the bundle has no such component.
@@ -92,11 +97,12 @@ class Subject:
         if entry is None:
             raise Skipped(f"the bundle {self.bundle.manifest.name!r} has no {name}")
         for variant in wanted:
-            try:
-                self.component(name, variant)
-            except BundleError:
+            if not variant.settings.keys() <= _SETTINGS or (self.device == "cpu" and not variant.on_cpu):
                 continue
-            if variant.on_cpu or self.device != "cpu":
+            if variant.precision not in entry.precisions:
+                continue
+            usual = self.component(name, replace(variant, forms=None))
+            if variant.forms is None or self.component(name, variant).form != usual.form:
                 yield variant
 
     def samples(self, call: Callable[[], object], *, warm: int = 3, runs: int | None = None) -> Row:

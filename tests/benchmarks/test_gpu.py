@@ -174,7 +174,7 @@ def test_the_table_tells_what_is_measured_and_what_is_due() -> None:
     result = {"parts": {"t": {"subject": {"variant": "sam2.1_large"}, "rows": {"tracker, 1 object, float16": rows}}}}
     lines = list(markdown(result))
     assert len(lines) == 2 + len(TARGETS)
-    assert lines[2] == "| tracker, 1 object, a frame | 56.5 ms | 15 ms | 10 ms | 12 ms [12, 12] | accepted |"
+    assert lines[2] == ("| tracker, 1 object, a frame | 56.5 ms | 38 ms | 15 ms | 10 ms | 12 ms [12, 12] | accepted |")
     assert all(line.endswith("| due |") for line in lines[3:])
 
 
@@ -183,13 +183,13 @@ def test_the_table_tells_what_is_measured_and_what_is_due() -> None:
     [(9, (), "goal"), (10, (), "goal"), (14, (), "accepted"), (16, (), "short"), (16, ("x",), "goal")],
 )
 def test_verdicts(figure: float, beside: tuple[str, ...], verdict: str) -> None:
-    target = Target("it", ("row",), 15 if not beside else 1.2, 10 if not beside else 1.5, beside=beside)
+    target = Target("it", "row", 15 if not beside else 1.2, 10 if not beside else 1.5, beside=beside)
     assert target.verdict(figure) == verdict
 
 
 def test_a_contender_counts_at_its_best() -> None:
-    target = Target("it", ("ours", "ours, graph"), 1.3, 2, beside=("theirs", "theirs, graph"), unit="x")
-    rows = {name: Row([ms] * 9).to_json() for name, ms in (("ours", 4.0), ("ours, graph", 2.0), ("theirs", 5.0))}
+    target = Target("it", "ours", 1.3, 2, beside=("theirs", "theirs, graph"), unit="x")
+    rows = {name: Row([ms] * 9).to_json() for name, ms in (("ours", 2.0), ("theirs", 5.0))}
     assert target.figure(rows) == pytest.approx((2.5, 2.5, 2.5))
     rows["theirs, graph"] = Row([3.0] * 9).to_json()
     assert target.figure(rows) == pytest.approx((1.5, 1.5, 1.5))
