@@ -1,7 +1,7 @@
 """Two results of `python -m benchmarks gpu`: every row that both have, and whether the new one is slower.
 
-A row is a regression where its time has grown by more than allowed whatever samples are drawn again: the whole 95 %
-interval of the ratio of medians lies above. Of a row's kernels, whose time scatters little, the ratio alone counts.
+A row is slower where its median has grown by more than allowed, and by more than half of that whatever samples are drawn
+again: the 95 % interval of the ratio of medians. Of a row's kernels, whose time scatters little, the ratio alone counts.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def changes(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str,
 
 
 def is_regression(change: Change, most: float) -> bool:
-    """Whether a row is slower by more than `most`, a share of the old time, beyond what its samples scatter."""
-    return change.low > 1 + most
+    """Whether a row is slower by more than `most`, a share of the old time, and not by what its samples scatter."""
+    return change.ratio > 1 + most and change.low > 1 + most / 2
 
 
 def other_machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
