@@ -1,7 +1,7 @@
 """Two results of `python -m benchmarks gpu`: every row that both have, and whether the new one is slower.
 
-A row is slower where its median has grown by more than allowed, and by more than half of that whatever samples are drawn
-again: the 95 % interval of the ratio of medians. Of a row's kernels, whose time scatters little, the ratio alone counts.
+A row is slower where its median has grown by more than allowed, and by more than half of that whatever samples are
+drawn again: the 95 % interval of the ratio of medians. Of kernels, whose time scatters little, the ratio alone counts.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _SECONDS, _RUNS = 480, 50
 
 
 def main(argv: list[str]) -> int:
-    """Run the parts asked for that are not done; 0 when all of them are, or cannot run here."""
+    """Run the parts asked for that are not done; 0 when all rows are measured but those that cannot be here."""
     arguments = _parser().parse_args(argv)
     try:
         with unwound_by_signals():
@@ -120,7 +120,7 @@ def _run_here(name: str, root: Path, arguments: argparse.Namespace) -> int:
         return 0
     record.note(seconds=round(time.monotonic() - began, 1), memory_before=memory, memory_after=subject.memory())
     record.finish(machine.facts(arguments.device))
-    return 0
+    return 1 if record.failures else 0
 
 
 def _record(name: str, root: Path, arguments: argparse.Namespace, *, again: bool = False) -> Record:

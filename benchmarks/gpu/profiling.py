@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.gpu.work import node_work
 
 _WARM, _RUNS, _LISTED = 3, 5, 16
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -167,10 +168,17 @@ def bound_session(
     )
     binding = session.io_binding()
     held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in feeds.items()}
-    for name, value in held.items():
-        binding.bind_ortvalue_input(name, value)
-    for name in outputs:
-        binding.bind_output(name, device)
+    for name in feeds:
+        binding.bind_ortvalue_input(name, held[name])
+    for spec in session.get_outputs():
+        if spec.name not in outputs:
+            continue
+        if all(isinstance(size, int) for size in spec.shape):  # a CUDA graph wants it where it was
+            kind = _DTYPES[spec.type]
+            held[spec.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.shape, kind, device, 0)
+            binding.bind_ortvalue_output(spec.name, held[spec.name])
+        else:
+            binding.bind_output(spec.name, device)
 
     def run() -> object:
         session.run_with_iobinding(binding)

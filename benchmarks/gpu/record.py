@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alref_edge.errors import AlrefError, InputError
+from alref_edge.errors import InputError
 from alref_edge.files import written_beside
 from benchmarks.timing import bootstrap_median
 
@@ -96,6 +96,11 @@ class Record:
         """The rows measured so far, as JSON values by name."""
         return self._content["rows"]
 
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """What was said by rows that failed."""
+        return self._content["failures"]
+
     def measure(self, name: str, call: Callable[[], Row]) -> None:
         """Measure a row, unless it is there; one that fails is noted, and the part goes on."""
         if name in self.rows:
@@ -103,7 +108,9 @@ class Record:
         self._content["failures"].pop(name, None)
         try:
             row = call().to_json()
-        except (AlrefError, RuntimeError) as error:
+        except Skipped:
+            raise
+        except Exception as error:  # of torch, ONNX Runtime, or a process: all have their own
             self._content["failures"][name] = str(error)[:500]
             print(f"  {name}: failed: {str(error)[:200]}", flush=True)
         else:
@@ -120,9 +127,9 @@ class Record:
         self._write()
 
     def finish(self, environment: Mapping[str, Any], warnings: Sequence[str] = ()) -> None:
-        """The part came to its end: with the environment, and what is doubtful about its rows."""
+        """The part came to its end, but for rows that failed; with the environment, and what is doubtful."""
         found = [doubt for name, row in self.rows.items() for doubt in doubts(name, row)]
-        self._content |= {"done": True, "environment": dict(environment), "warnings": [*warnings, *found]}
+        self._content |= {"done": not self.failures, "environment": dict(environment), "warnings": [*warnings, *found]}
         self._content.pop("skipped", None)
         self._write()
 
