@@ -34,9 +34,10 @@ _SECONDS, _RUNS = 480, 50
 def main(argv: list[str]) -> int:
     """Run the parts asked for that are not done; 0 when all rows are measured but those that cannot be here."""
     arguments = _parser().parse_args(argv)
+    arguments.work = arguments.work or arguments.out / "work"
     try:
         with unwound_by_signals():
-            root = _filled(arguments.bundle or default_bundle(), arguments.out)
+            root = _filled(arguments.bundle or default_bundle(), arguments.work)
             if arguments.here:
                 return _run_here(arguments.part[0], root, arguments)
             return _run_all(root, arguments)
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, help="or one without its weights; the shipped one if left out")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--work", type=Path, help="folder of filled bundles and the like, DIR/work if left out")
     parser.add_argument("--runs", type=int, default=_RUNS, help="counted runs of a graph, or frames of a tracker")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: ONNX Runtime's choice")
     parser.add_argument("--seconds", type=int, default=_SECONDS, help="no part goes on for longer after the start")
@@ -95,8 +97,14 @@ def _run_all(root: Path, arguments: argparse.Namespace) -> int:
 def _run_process(name: str, root: Path, arguments: argparse.Namespace, limit: float) -> int | None:
     """Run a part in a process of its own; its exit status, or None where it was ended at its limit."""
     command = [sys.executable, "-m", "benchmarks", "gpu", "--here", "--part", name, "--bundle", str(root)]
-    command += ["--device", arguments.device, "--out", str(arguments.out), "--runs", str(arguments.runs)]
-    command += ["--threads", str(arguments.threads), *(["--again"] if arguments.again else [])]
+    command += ["--device", arguments.device, "--out", str(arguments.out), "--work", str(arguments.work)]
+    command += [
+        "--runs",
+        str(arguments.runs),
+        "--threads",
+        str(arguments.threads),
+        *(["--again"] if arguments.again else []),
+    ]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         return process.wait(limit)
@@ -110,7 +118,7 @@ def _run_process(name: str, root: Path, arguments: argparse.Namespace, limit: fl
 
 def _run_here(name: str, root: Path, arguments: argparse.Namespace) -> int:
     record = _record(name, root, arguments, again=arguments.again)
-    subject = Subject(root, arguments.device, arguments.runs, arguments.threads, arguments.out / "work")
+    subject = Subject(root, arguments.device, arguments.runs, arguments.threads, arguments.work)
     began, memory = time.monotonic(), subject.memory()
     try:
         PARTS[name].measure(subject, record)
@@ -136,12 +144,12 @@ def _record(name: str, root: Path, arguments: argparse.Namespace, *, again: bool
     return Record(arguments.out / f"{name}.{variant}.json", subject, again=again)
 
 
-def _filled(bundle: Path, out: Path) -> Path:
-    """The bundle, or where it lacks its weights one beside the results that has random ones."""
+def _filled(bundle: Path, work: Path) -> Path:
+    """The bundle, or where it lacks its weights one that has random ones."""
     if not fill.is_skeleton(bundle):
         Bundle.open(bundle)  # errors are told once, here
         return bundle
-    root = out / "bundles" / bundle.resolve().name
+    root = work / "bundles" / bundle.resolve().name
     if not fill.is_filled(bundle, root):
         print(f"filling {bundle} with random weights: {root}", flush=True)
         fill.fill(bundle, root)

@@ -18,6 +18,8 @@ from benchmarks.gpu.work import node_work
 
 _WARM, _RUNS, _LISTED = 3, 5, 16
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+# What `alref_edge.runtime.ort` sets for CUDA, so that the same kernels are profiled.
+_AS_THE_RUNTIME = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_skip_layer_norm_strict_mode": "1"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -162,7 +164,7 @@ def bound_session(
     if folder is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
-    settings = {"device_id": "0", "use_tf32": "0", **providers} if device == "cuda" else dict(providers)
+    settings = {**(_AS_THE_RUNTIME if device == "cuda" else {}), **providers}
     session = onnxruntime.InferenceSession(
         str(path), options, providers=[(_PROVIDERS[device], settings)], enable_fallback=0
     )

@@ -84,7 +84,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_part_ends_at_its_limit(tmp_path: Path, nano_bundle: Path) -> None:
-    arguments = Namespace(device="cpu", out=tmp_path, runs=10_000, threads=1, again=False)
+    arguments = Namespace(device="cpu", out=tmp_path, work=tmp_path, runs=10_000, threads=1, again=False)
     began = time.monotonic()
     assert _run_process("tracker-16", nano_bundle, arguments, 3.0) is None
     assert time.monotonic() - began < 8
