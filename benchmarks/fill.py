@@ -290,7 +290,7 @@ def _fan_in(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> int:
         return prod(shape[1:])
     if node.op_type == "ConvTranspose":
         return shape[0]
-    transposed = any(each.name == ("transA", "transB")[index] and each.i for each in node.attribute)
+    transposed = any(each.name == ("transA", "transB")[index] and each.i for each in node.attribute if index < 2)
     return shape[-2] if (index == 1) != transposed else shape[-1]
 
 

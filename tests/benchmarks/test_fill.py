@@ -17,6 +17,7 @@ from benchmarks.fill import KEPT, fill, is_filled, is_skeleton, regions_of
 from benchmarks.gpu.part_graphs import made_feeds
 from benchmarks.gpu.subject import drawn_frames
 from benchmarks.skeleton import strip
+from export.weights import share_weights
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,59 @@ def test_a_norm_in_any_graph_gets_scales_near_one(filled: Bundle) -> None:
     random = [scale.astype(np.float64) for scale in sizes if scale.nbytes >= 160]
     assert random
     assert all(abs(scale.mean() - 1) < 0.1 and scale.std() < 0.2 for scale in random)
+
+
+def test_fused_operators_say_what_they_take(tmp_path: Path) -> None:
+    """Weights may be stored narrower, moved, and scaled by constants on their way."""
+    helper, width = onnx.helper, 128
+    numbers = {name: np.ones(width, np.float32) for name in ("gamma", "beta", "sum_bias", "gelu_bias")}
+    numbers |= {
+        "qkv_bias": np.ones(3 * width, np.float32),
+        "projection": np.ones((32, width), np.float32),
+        "kernel": np.ones((width, 8, 3, 3), np.float32),
+        "table": np.ones((9, width), np.float32),
+        "order": np.arange(64),
+        "twice": np.float32(2),
+        "swapped": np.array([width, 32]),
+    }
+    fused = {"domain": "com.microsoft"}
+    nodes = [
+        helper.make_node(
+            "SkipLayerNormalization", ["x", "x", "gamma", "beta", "sum_bias"], ["a"], name="norm", **fused
+        ),
+        helper.make_node("BiasGelu", ["a", "gelu_bias"], ["b"], name="gelu", **fused),
+        helper.make_node("MultiHeadAttention", ["b", "b", "b", "qkv_bias"], ["c"], name="heads", num_heads=2, **fused),
+        helper.make_node("Mul", ["projection", "twice"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "swapped"], ["moved"]),
+        helper.make_node("MatMul", ["c", "moved"], ["d"], name="product"),
+        helper.make_node("Conv", ["image", "kernel"], ["e"], name="convolution", pads=[1, 1, 1, 1]),
+        helper.make_node("Gather", ["table", "order"], ["f"], name="look-up"),
+    ]
+    images = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 8, 4, 4])
+    rows = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 5, width])
+    outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "def"]
+    # Equal ones would be stored once, and have all uses together.
+    tensors = [
+        onnx.numpy_helper.from_array(
+            np.asarray(value if name in ("twice", "swapped", "order") else value + number), name
+        )
+        for number, (name, value) in enumerate(numbers.items())
+    ]
+    graph = helper.make_graph(nodes, "fused", [rows, images], outputs, tensors)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "fused.onnx")
+    share_weights([tmp_path / "fused.onnx"])
+    (regions,) = regions_of(tmp_path, ["fused.onnx"]).values()
+    assert {(region.node, region.role, region.fan_in) for region in regions.values()} == {
+        ("norm", "scale", 1),
+        ("norm", "shift", 1),
+        ("gelu", "shift", 1),
+        ("heads", "shift", 1),
+        ("product", "matrix", width),
+        ("convolution", "matrix", 72),
+        ("look-up", "table", 1),
+        ("", "fixed", 1),
+    }
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -73,6 +73,21 @@ def test_a_real_profile_of_a_graph(tmp_path: Path) -> None:
     assert "first/MatMul" in found["ms_by_node"]
 
 
+def test_a_real_profile_counts_fused_attention(tmp_path: Path) -> None:
+    helper, heads, width = onnx.helper, 2, 32
+    node = helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=heads)
+    sizes = {"q": (1, 10, width), "k": (1, 30, width), "v": (1, 30, width), "y": (1, 10, width)}
+    infos = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in sizes.items()}
+    graph = helper.make_graph([node], "attention", [infos[name] for name in "qkv"], [infos["y"]])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / "attention.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    feeds = {name: np.ones(sizes[name], np.float32) for name in "qkv"}
+    found = profile_graph(path, feeds, ("y",), "cpu", {}, 1)
+    assert found["operations"] == 2 * 10 * 30 * 2 * width
+    assert found["fed_bytes"] == 4 * width * (10 + 30 + 30)
+
+
 def _event(cat: str, name: str, ts: int, dur: int, **args: Any) -> dict[str, Any]:
     return {"cat": cat, "name": name, "ts": ts, "dur": dur, "args": args}
 
