@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alref_edge.bundle import Bundle
-from alref_edge.bundle.manifest import MANIFEST
+from alref_edge.bundle.manifest import EXPORT_AGAIN, MANIFEST
 from alref_edge.bundle.verify import sha256_of
 from alref_edge.errors import AlrefError, BundleError, InputError
 from alref_edge.files import PartialFolder
@@ -184,7 +184,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["components"], content["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is no manifest of a bundle.", got=str(error)) from error
+        raise BundleError(
+            f"There is no bundle at {path.parent}.", expected=f"a {MANIFEST} in it", got=str(error), mend=EXPORT_AGAIN
+        ) from error
     return dict(content)
 
 

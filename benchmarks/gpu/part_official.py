@@ -88,7 +88,6 @@ def grounding_dino(subject: Subject, record: Record) -> None:
 
 def build_official(variant: str, device: str, *, optimised: bool = False) -> Any:
     """The official predictor with seeded weights, hole filling off: its extension is not built."""
-    os.environ["TQDM_DISABLE"] = "1"  # before it is imported
     from hydra.utils import instantiate
 
     from export.sam2.seeding import seed_weights

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from alref_edge.runtime.device import Placement, backend
 from benchmarks.gpu.command import _run_process, main
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import Record, Row, doubts
@@ -93,6 +94,23 @@ def test_a_part_ends_at_its_limit(tmp_path: Path, nano_bundle: Path) -> None:
 def test_no_part_starts_after_the_time_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*_arguments(tmp_path, "tracker-1"), "--seconds", "0"]) == 1
     assert "tracker-1 (no time left)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bundle", "nowhere"], "There is no bundle at nowhere"),
+        (["--device", "cuda"], "CUDAExecutionProvider was asked for but does not work here"),
+    ],
+)
+def test_what_no_part_could_run_with_is_told_once(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in options and backend("cuda").probe(Placement("cuda")).works:
+        pytest.skip("CUDA works here")
+    assert main([*_arguments(tmp_path), *options]) not in (0, 1)
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.usefixtures("no_video")
