@@ -8,7 +8,7 @@ from typing import Any
 from alref_edge.report.charts import bars
 from alref_edge.report.markup import Html, element
 from benchmarks.gpu.record import all_rows
-from benchmarks.gpu.targets import TARGETS, UNITS, beside_official, ratio_of_medians, told
+from benchmarks.gpu.targets import TARGETS, UNITS, beside_official, ratio_of_medians, told, with_interval
 from benchmarks.gpu.work import Ceiling, given_ceiling
 from benchmarks.report_plots import bullet, bullet_keys, facts, number, pair, pair_keys, strip, table
 
@@ -48,7 +48,7 @@ def _targets(rows: Mapping[str, Mapping[str, Any]]) -> Html:
                 target.what,
                 told(target.before, unit),
                 told(target.official_before if official is None else official[0], unit),
-                "-" if figure is None else f"{figure[0]:.3g}{unit} [{figure[1]:.3g}, {figure[2]:.3g}]",
+                "-" if figure is None else with_interval(figure, unit),
                 f"{target.accepted:g}{unit}",
                 f"{target.goal:g}{unit}",
                 bullet(
@@ -142,7 +142,7 @@ def _floors(profiled: Mapping[str, Mapping[str, Any]], ceiling: Ceiling | None) 
                 "-" if floor is None else f"{floor:.3g} ms",
                 "-" if kernels is None else f"{kernels:.3g} ms",
                 f"{row['median']:.3g} ms",
-                "-" if floor is None else f"{row['median'] / floor:.3g}x",
+                "-" if floor is None else f"{number(row['median'] / floor)}x",
                 profile["launches"] or "-",
                 profile["nodes"],
                 profile["nodes_elsewhere"],

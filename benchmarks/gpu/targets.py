@@ -106,9 +106,7 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
     for target in TARGETS:
         figure, official, unit = target.figure(rows), target.official_figure(rows), UNITS[target.unit]
         theirs = target.official_before if official is None else official[0]
-        measured, verdict = "", "due"
-        if figure is not None:
-            measured, verdict = f"{figure[0]:.3g}{unit} [{figure[1]:.3g}, {figure[2]:.3g}]", target.verdict(figure[0])
+        measured, verdict = ("", "due") if figure is None else (with_interval(figure, unit), target.verdict(figure[0]))
         cells = (
             target.what,
             told(target.before, unit),
@@ -124,6 +122,12 @@ def markdown(result: Mapping[str, Any]) -> Iterator[str]:
 def told(value: float | None, unit: str) -> str:
     """A figure with its unit, or that there is none."""
     return "-" if value is None else f"{value:.4g}{unit}"
+
+
+def with_interval(figure: Figure, unit: str) -> str:
+    """A figure with its unit and its interval, where it has one."""
+    value, low, high = figure
+    return f"{value:.3g}{unit}" + (f" [{low:.3g}, {high:.3g}]" if low < high else "")
 
 
 def beside_official(rows: Rows) -> Iterator[tuple[str, str]]:
