@@ -15,10 +15,11 @@ from export.onnx_files import write_onnx
 
 
 class Preprocess(nn.Module):
-    """A frame of bytes resized, columns first as Pillow and torch do, and normalised.
+    """A frame of bytes resized and normalised.
 
     Args:
         mean, std: of the three channels, of values from 0 to 1.
+        rows_first: whether it is resized in height first, and in width then; else the other way round.
         levels: whether each pass ends in whole levels from 0 to 255, as Pillow's passes over bytes do, to the bit: its
             weights come in two parts then, whose products float32 adds up without rounding.
     """
@@ -26,18 +27,21 @@ class Preprocess(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], *, levels: bool) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, levels: bool, rows_first: bool = False) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).reshape(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(3, 1, 1))
-        self.levels = levels
+        self.levels, self.rows_first = levels, rows_first
 
     def forward(self, frame: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """frame uint8 [H, W, 3], rows [P, h, H], columns [P, w, W] → image [1, 3, h, w]; P is 2 with `levels`, or 1."""
         planes = frame.permute(2, 0, 1).to(torch.float32)
         planes = planes if self.levels else planes / 255.0
-        planes = self.summed(torch.matmul(planes, columns.transpose(1, 2).unsqueeze(1)))
-        planes = self.summed(torch.matmul(rows.unsqueeze(1), planes))
+        rows, columns = rows.unsqueeze(1), columns.transpose(1, 2).unsqueeze(1)
+        if self.rows_first:
+            planes = self.summed(torch.matmul(self.summed(torch.matmul(rows, planes)), columns))
+        else:
+            planes = self.summed(torch.matmul(rows, self.summed(torch.matmul(planes, columns))))
         planes = planes / 255.0 if self.levels else planes
         return ((planes - self.mean) / self.std).unsqueeze(0)
 
@@ -67,13 +71,19 @@ class Postprocess(nn.Module):
 
 
 def write_preprocess(
-    path: Path, mean: Sequence[float], std: Sequence[float], *, levels: bool, size: int | None = None
+    path: Path,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    levels: bool,
+    rows_first: bool = False,
+    size: int | None = None,
 ) -> Path:
     """Write a `Preprocess` graph.
 
     Args:
         path: of the file.
-        mean, std, levels: see there.
+        mean, std, levels, rows_first: see there.
         size: of the square that images become; None: of any height and width.
     """
     inputs = {
@@ -83,7 +93,8 @@ def write_preprocess(
     }
     rows, columns = ({2: "H"}, {2: "W"}) if size else ({1: "h", 2: "H"}, {1: "w", 2: "W"})
     axes = {"frame": {0: "H", 1: "W"}, "rows": rows, "columns": columns}
-    return write_onnx(Preprocess(mean, std, levels=levels), inputs, axes, ("image",), path, smallest=1)
+    module = Preprocess(mean, std, levels=levels, rows_first=rows_first)
+    return write_onnx(module, inputs, axes, ("image",), path, smallest=1)
 
 
 def write_postprocess(path: Path, side: int) -> Path:

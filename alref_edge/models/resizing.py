@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
+from PIL import Image
 
 from alref_edge.runtime import Buffer, Session, Signature
 
@@ -21,6 +23,22 @@ _KEPT = 16  # matrices on the device: those of some sizes of video
 # Pillow's weights of bytes are multiples of the inverse of the first (`PRECISION_BITS` of Resample.c); the larger of
 # their two parts is one of the inverse of the second.
 _PRECISION, _COARSE = 1 << 22, 1 << 10
+
+
+def pillow_rows_first(source_hw: tuple[int, int], target_hw: tuple[int, int]) -> bool:
+    """Whether Pillow resizes in height first: its later releases do where that shrinks more than twice as much."""
+    higher, wider = (source - target for source, target in zip(source_hw, target_hw, strict=True))
+    return higher > 0 and higher > 2 * wider and _pillow_orders()
+
+
+@cache
+def _pillow_orders() -> bool:
+    """Whether this Pillow is one of them, by what it makes of a small image."""
+    image = np.arange(40 * 9, dtype=np.uint8).reshape(40, 9) * np.uint8(37)
+    made = np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BICUBIC))
+    rows, columns = (pillow_bicubic(size, 8).astype(np.float64).sum(0) for size in image.shape)
+    narrow = np.clip(np.floor(image @ columns.T + 0.5), 0, 255)
+    return not np.array_equal(made, np.clip(np.floor(rows @ narrow + 0.5), 0, 255))
 
 
 def pillow_bicubic(source: int, target: int) -> np.ndarray:
@@ -82,16 +100,17 @@ class Matrices:
 
 
 class Preprocessor:
-    """Frames of bytes resized and normalised on a device, by a graph of `export/resizing.py`.
+    """Frames of bytes resized and normalised on a device, by graphs of `export/resizing.py`.
 
     Args:
-        session: of the graph.
+        columns_first: session of the graph that resizes in width first.
+        rows_first: of one that resizes in height first, for `pillow_rows_first`; None: the other does for all.
         weights: of the filter.
     """
 
-    def __init__(self, session: Session, weights: Weights) -> None:
-        self._session, self._weights = session, weights
-        self._matrices = Matrices(session)
+    def __init__(self, columns_first: Session, rows_first: Session | None, weights: Weights) -> None:
+        self._sessions, self._weights = (columns_first, rows_first), weights
+        self._matrices = Matrices(columns_first)
         self._frame: Buffer | None = None
         self._image: Buffer | None = None
 
@@ -102,19 +121,24 @@ class Preprocessor:
             image_hw3_u8: uint8 `[H, W, 3]`.
             height, width: that it is resized to.
         """
+        session, (source_height, source_width) = self._sessions[0], image_hw3_u8.shape[:2]
+        if self._sessions[1] and pillow_rows_first((source_height, source_width), (height, width)):
+            session = self._sessions[1]
         if self._frame is None or self._frame.shape != image_hw3_u8.shape:
-            self._frame = self._session.buffer(image_hw3_u8.shape, np.uint8)
+            self._frame = session.buffer(image_hw3_u8.shape, np.uint8)
         if self._image is None or self._image.shape[2:] != (height, width):
-            self._image = self._session.buffer((1, 3, height, width))
+            self._image = session.buffer((1, 3, height, width))
         self._frame.write(image_hw3_u8)
-        rows = self._matrices.of(self._weights, image_hw3_u8.shape[0], height)
-        columns = self._matrices.of(self._weights, image_hw3_u8.shape[1], width)
-        self._session.run({"frame": self._frame, "rows": rows, "columns": columns}, into={"image": self._image})
+        rows = self._matrices.of(self._weights, source_height, height)
+        columns = self._matrices.of(self._weights, source_width, width)
+        session.run({"frame": self._frame, "rows": rows, "columns": columns}, into={"image": self._image})
         return self._image
 
     def close(self) -> None:
-        """Give back what the session holds."""
-        self._session.close()
+        """Give back what the sessions hold."""
+        for session in self._sessions:
+            if session is not None:
+                session.close()
 
 
 def signature(parts: int, height: int | str, width: int | str) -> Signature:

@@ -19,14 +19,16 @@ from export.resizing import write_postprocess, write_preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SQUARE = 128
-SIZES = [(540, 960), (97, 131), (128, 300), (128, 128), (1000, 37), (3, 2)]
+SIZES = [(540, 960), (97, 131), (128, 300), (128, 128), (1000, 37), (700, 320), (3, 2)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("resizing")
     write_preprocess(made / "video.onnx", MEAN, STD, levels=True, size=SQUARE)
+    write_preprocess(made / "video_tall.onnx", MEAN, STD, levels=True, rows_first=True, size=SQUARE)
     write_preprocess(made / "any.onnx", MEAN, STD, levels=True)
+    write_preprocess(made / "any_tall.onnx", MEAN, STD, levels=True, rows_first=True)
     write_preprocess(made / "image.onnx", MEAN, STD, levels=False, size=SQUARE)
     write_postprocess(made / "masks.onnx", 64)
     return made
@@ -43,8 +45,12 @@ def images() -> Iterator[np.ndarray]:
 
 
 def test_a_frame_is_to_the_bit_what_pillow_makes_of_it(folder: Path) -> None:
-    with open_session(folder / "video.onnx", device="cpu", signature=resizing.signature(2, SQUARE, SQUARE)) as session:
-        pixels = resizing.Preprocessor(session, resizing.pillow_bicubic)
+    wanted = resizing.signature(2, SQUARE, SQUARE)
+    with (
+        open_session(folder / "video.onnx", device="cpu", signature=wanted) as wide,
+        open_session(folder / "video_tall.onnx", device="cpu", signature=wanted) as tall,
+    ):
+        pixels = resizing.Preprocessor(wide, tall, resizing.pillow_bicubic)
         for image in images():
             got = pixels(image, SQUARE, SQUARE).numpy()
             np.testing.assert_array_equal(got, transforms.video_pixels(image, SQUARE, MEAN, STD), str(image.shape))
@@ -52,8 +58,12 @@ def test_a_frame_is_to_the_bit_what_pillow_makes_of_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [(199, 333), (750, 133), (128, 128)])
 def test_an_image_of_any_size_is_to_the_bit_what_pillow_makes_of_it(folder: Path, size: tuple[int, int]) -> None:
-    with open_session(folder / "any.onnx", device="cpu", signature=resizing.signature(2, "h", "w")) as session:
-        pixels = resizing.Preprocessor(session, resizing.pillow_bilinear)
+    signature = resizing.signature(2, "h", "w")
+    with (
+        open_session(folder / "any.onnx", device="cpu", signature=signature) as wide,
+        open_session(folder / "any_tall.onnx", device="cpu", signature=signature) as tall,
+    ):
+        pixels = resizing.Preprocessor(wide, tall, resizing.pillow_bilinear)
         for image in images():
             wanted = preprocess.normalise(preprocess.resize(image, size), MEAN, STD)
             np.testing.assert_array_equal(pixels(image, *size).numpy(), wanted, str(image.shape))
@@ -71,8 +81,9 @@ def test_whole_numbers_stay_whole_within_float32(weights: resizing.Weights) -> N
 
 
 def test_pillows_weights_are_known_by_their_sum() -> None:
-    coarse, fine = resizing.pillow_bicubic(960, 1024)
-    np.testing.assert_allclose((coarse + fine).sum(1), 1, atol=1e-6)
+    for weights in (resizing.pillow_bicubic, resizing.pillow_bilinear):
+        for source, target in ((960, 1024), (1080, 1024), (7, 3)):
+            np.testing.assert_allclose(weights(source, target).sum((0, 2)), 1, atol=1e-6)
     wanted = np.asarray(Image.fromarray(np.eye(8, dtype=np.uint8) * 255).resize((8, 5), Image.Resampling.BICUBIC))
     down = resizing.pillow_bicubic(8, 5).sum(0)
     np.testing.assert_allclose(np.clip(255 * down, 0, 255), wanted, atol=0.5)
@@ -80,7 +91,7 @@ def test_pillows_weights_are_known_by_their_sum() -> None:
 
 def test_an_image_is_what_the_host_makes_of_it(folder: Path) -> None:
     with open_session(folder / "image.onnx", device="cpu", signature=resizing.signature(1, SQUARE, SQUARE)) as session:
-        pixels = resizing.Preprocessor(session, transforms.antialiased_matrix)
+        pixels = resizing.Preprocessor(session, None, transforms.antialiased_matrix)
         for image in images():
             got = pixels(image, SQUARE, SQUARE).numpy()
             np.testing.assert_allclose(got, transforms.image_pixels(image, SQUARE, MEAN, STD), atol=2e-5)

@@ -102,9 +102,16 @@ class GroundingDino:
         )
         preprocess = None
         if "preprocess" in component.graphs:
-            graph, wanted = component.open_graph("preprocess"), preprocess_signature(2, "h", "w")
-            session = open_session(graph, device=device, options=options, signature=wanted)
-            preprocess = Preprocessor(session, pillow_bilinear)
+            columns_first, rows_first = (
+                open_session(
+                    component.open_graph(name),
+                    device=device,
+                    options=options,
+                    signature=preprocess_signature(2, "h", "w"),
+                )
+                for name in ("preprocess", "preprocess_tall")
+            )
+            preprocess = Preprocessor(columns_first, rows_first, pillow_bilinear)
         return cls(backbone, text_encoder, decoder, tokenizer, config, preprocess)
 
     @property

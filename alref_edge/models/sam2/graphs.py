@@ -138,7 +138,9 @@ class Sam2Graphs:
         pixels: np.ndarray | Buffer
         if graph in self._component.graphs:
             if graph not in self._preprocessors:
-                self._preprocessors[graph] = Preprocessor(self.session(graph), weights)
+                tall = f"{graph}_tall"
+                rows_first = self.session(tall) if tall in self._component.graphs else None
+                self._preprocessors[graph] = Preprocessor(self.session(graph), rows_first, weights)
             pixels = self._preprocessors[graph](image_hw3_u8, size, size)
         else:
             pixels = on_host(image_hw3_u8, size, mean, std)
@@ -254,6 +256,7 @@ def signatures(config: Sam2Config) -> dict[str, Signature]:
     bits: Wanted = ("uint8", ("B", "H", "bytes"))
     return {
         "preprocess_video": preprocess_signature(2, size, size),
+        "preprocess_video_tall": preprocess_signature(2, size, size),
         "preprocess_image": preprocess_signature(1, size, size),
         "image_encoder": Signature(image, features),
         "prompt": Signature(prompt, prompted),
