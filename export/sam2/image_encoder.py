@@ -1,7 +1,13 @@
-"""Hiera and its neck, rewritten for export: windows without symbolic shapes, positions as constants."""
+"""Hiera and its neck, rewritten for export: windows without symbolic shapes, positions as constants.
+
+The `cuda` form is `FusedImageEncoder`, of the same blocks. Its tokens lie window by window, [windows, tokens, C], and are
+put into another order only where the window changes: what attends globally does not care for the order. The residual
+stream is carried as a sum, and what is still to be added to it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
+from export.fused import add_norm, attention, bias_gelu, project, self_attention
 from export.sam2.attention import ScaledLinear, attend
 
 
@@ -23,7 +30,8 @@ class Block(nn.Module):
         self.shortcut = block.proj if block.dim != block.dim_out else None
         self.out = block.attn.proj
         width = block.attn.dim_out // self.heads
-        self.qkv = ScaledLinear(block.attn.qkv.weight, block.attn.qkv.bias, float(width) ** -0.5, 1.0, 1.0)
+        self.scale = float(width) ** -0.5
+        self.qkv = ScaledLinear(block.attn.qkv.weight, block.attn.qkv.bias, self.scale, 1.0, 1.0)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Max pooling of [n, H, W, C] where the block has one."""
@@ -63,6 +71,105 @@ class Block(nn.Module):
         return x[:, : out[1], : out[2]] if (rows * size, columns * size) != tuple(out[1:3]) else x
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of a square grid, window by window.
+
+    Attributes:
+        x: [windows, tokens, C].
+        side: of the grid.
+        window: side of a window; the grid's own where tokens lie row by row.
+    """
+
+    x: Tensor
+    side: int
+    window: int
+
+    @classmethod
+    def of_map(cls, x: Tensor, window: int) -> Tokens:
+        """[1, C, side, side] by windows."""
+        _, channels, side, _ = x.shape
+        n = side // window
+        x = x.reshape(channels, n, window, n, window).permute(1, 3, 2, 4, 0)
+        return cls(x.reshape(n * n, -1, channels), side, window)
+
+    def as_map(self) -> Tensor:
+        """[1, C, side, side]."""
+        n, window = self.side // self.window, self.window
+        x = self.x.reshape(n, n, window, window, -1).permute(4, 0, 2, 1, 3)
+        return x.reshape(1, -1, self.side, self.side)
+
+    def by(self, window: int) -> Tokens:
+        """The same by other windows, which divide the grid."""
+        small, large = sorted((self.window, window))
+        if large % small:
+            return self.by(self.side).by(window)
+        x, n, k, channels = self.x, self.side // large, large // small, self.x.shape[-1]
+        if small != large:
+            shape = (n, k, n, k, small, small) if large == window else (n, n, k, small, k, small)
+            x = x.reshape(*shape, channels).permute(0, 2, 1, 4, 3, 5, 6)
+        return Tokens(x.reshape(-1, window * window, channels), self.side, window)
+
+    def projected(self, conv: nn.Conv2d) -> Tokens:
+        """A convolution of single pixels, without its bias."""
+        return replace(self, x=self.x @ conv.weight.flatten(1).t())
+
+
+class FusedBlock(Block):
+    """The block in fused operators, where biases are added by what comes next."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__(block)
+        self.own = block.attn.qkv
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention inside each of n windows, before the output's projection: [n, H, W, C] → [n, H', W', C']."""
+        n, height, width, channels = x.shape
+        if self.pool is None:
+            tokens = x.reshape(n, -1, channels)
+            attended = self_attention(tokens, self.own.weight, self.own.bias, self.heads, self.scale)
+            return attended.reshape(n, height, width, -1)
+        q, k, v = project(x, self.own).chunk(3, dim=-1)
+        q = self.pooled(q)  # adding a bias commutes with it
+        shape = q.shape
+        q, k, v = (each.reshape(n, -1, shape[-1]) for each in (q, k, v))
+        return attention(q, k, v, self.heads, self.scale, self.own.bias).reshape(shape)
+
+    def wanted(self, side: int, window: int) -> int:
+        """By which windows it takes tokens that lie by `window`: row by row where its own would need padding."""
+        if self.window == 0 and self.pool is None:  # all attend to all, in any order
+            return window
+        return self.window if self.window and side % self.window == 0 else side
+
+    def through(self, x: Tensor, normed: Tensor, side: int, window: int) -> tuple[Tokens, Tokens, Tensor]:
+        """Through the block but for its last sum.
+
+        Args:
+            x: the residual stream, [windows, tokens, C].
+            normed: the same after norm1.
+            side, window: see `Tokens`.
+
+        Returns:
+            the sum so far, what is to be added to it, and the bias that is to be added too.
+        """
+        channels, bias = normed.shape[-1], self.out.bias
+        if self.window == 0:
+            attended = self.attention(normed.reshape(1, side, side, channels))
+        elif self.window == window:
+            attended = self.attention(normed.reshape(-1, window, window, channels))
+        else:
+            out = torch.Size((1, side // self.stride, side // self.stride))
+            attended = self.windowed(normed.reshape(1, side, side, channels), out)
+        if self.shortcut is not None:
+            x = project(normed, self.shortcut).reshape(-1, window, window, self.shortcut.out_features)
+            x, bias = self.pooled(x).flatten(1, 2), bias + self.shortcut.bias
+        x, normed = add_norm(x, project(attended.reshape(x.shape), self.out), self.norm2, bias)
+        first, last = self.mlp.layers
+        branch = project(bias_gelu(project(normed, first), first.bias), last)
+        side, window = side // self.stride, window // self.stride
+        return Tokens(x, side, window), Tokens(branch, side, window), last.bias
+
+
 class Positions(nn.Module):
     """The trunk's positions (`Hiera._get_pos_embed`): a coarse grid enlarged, and the same in every window.
 
@@ -95,6 +202,8 @@ class Positions(nn.Module):
 class ImageEncoder(nn.Module):
     """The official `forward_image`: trunk, neck, and the decoder's projections of the finer levels."""
 
+    block: type[Block] = Block
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         trunk, neck = model.image_encoder.trunk, model.image_encoder.neck
@@ -102,7 +211,7 @@ class ImageEncoder(nn.Module):
             raise InputError("This image encoder cannot be exported.", mend="use an official config.")
         self.patch, self.ends = trunk.patch_embed.proj, tuple(trunk.stage_ends)
         self.position = Positions(trunk, model.image_size // 4)
-        self.blocks = nn.ModuleList(Block(block) for block in trunk.blocks)
+        self.blocks = nn.ModuleList(self.block(block) for block in trunk.blocks)
         self.convs, self.top_down = neck.convs, tuple(neck.fpn_top_down_levels)
         self.conv_s0, self.conv_s1 = model.sam_mask_decoder.conv_s0, model.sam_mask_decoder.conv_s1
 
@@ -122,3 +231,52 @@ class ImageEncoder(nn.Module):
                 lateral = lateral + F.interpolate(above, scale_factor=2.0, mode="nearest")
             features[index] = above = lateral
         return features[2], self.conv_s0(features[0]), self.conv_s1(features[1])
+
+
+class FusedImageEncoder(ImageEncoder):
+    """The same in fused operators."""
+
+    block = FusedBlock
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if len(self.ends) != 4 or set(self.top_down) != {2, 3}:
+            raise InputError("The levels of this image encoder cannot be fused.", mend="use an official config.")
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As the standard form's."""
+        patches = F.conv2d(image, self.patch.weight, None, self.patch.stride, self.patch.padding)
+        side = patches.shape[-1]
+        branch, bias = Tokens.of_map(patches, self.blocks[0].wanted(side, side)), self.patch.bias
+        tokens = Tokens(self.position().flatten(0, 1).unsqueeze(0), side, side)
+        levels: list[Tokens] = []
+        for index, block in enumerate(self.blocks):
+            window = block.wanted(tokens.side, tokens.window)
+            tokens, branch = tokens.by(window), branch.by(window)
+            x, normed = add_norm(tokens.x, branch.x, block.norm1, bias)
+            if index - 1 in self.ends:
+                levels.append(replace(tokens, x=x))
+            tokens, branch, bias = block.through(x, normed, tokens.side, window)
+        levels.append(replace(tokens, x=tokens.x + (branch.x + bias)))
+        return (
+            self.embed(levels[2], levels[3]),
+            self.fine(levels[0], self.conv_s0, 3),
+            self.fine(levels[1], self.conv_s1, 2),
+        )
+
+    def fine(self, level: Tokens, conv: nn.Conv2d, lateral: int) -> Tensor:
+        """A finer level through the neck and the decoder's projection, which are one linear map: [1, C', side, side]."""
+        outer, inner = conv, self.convs[lateral].conv
+        weight = outer.weight.flatten(1) @ inner.weight.flatten(1)
+        bias = outer.weight.flatten(1) @ inner.bias + outer.bias
+        return replace(level, x=level.x @ weight.t()).as_map() + bias[:, None, None]
+
+    def embed(self, level: Tokens, above: Tokens) -> Tensor:
+        """The top level: the last but one with the last enlarged, [1, C, side, side]."""
+        level = level if level.window % 2 == 0 else level.by(level.side)
+        half = level.window // 2
+        inner, outer = self.convs[1].conv, self.convs[0].conv
+        x = level.projected(inner).x
+        low = above.by(half).projected(outer).x
+        both = x.reshape(-1, half, 2, half, 2, x.shape[-1]) + low.reshape(-1, half, 1, half, 1, x.shape[-1])
+        return replace(level, x=both.reshape(x.shape)).as_map() + (inner.bias + outer.bias)[:, None, None]
