@@ -8,11 +8,12 @@ Sources: `docs/ContribOperators.md` of ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import onnx
+import torch
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
@@ -68,8 +69,8 @@ def add_norm(x: Tensor, branch: Tensor, norm: nn.LayerNorm, bias: Tensor | None 
     """A residual sum and its layer normalisation (`SkipLayerNormalization`).
 
     Args:
-        x: [..., L, C], the residual stream.
-        branch: of its shape, what is added to it.
+        x: [..., L, C], the residual stream; its batch may be 1.
+        branch: what is added to it.
         norm: over C.
         bias: [C], of the linear layer that made the branch.
 
@@ -77,13 +78,13 @@ def add_norm(x: Tensor, branch: Tensor, norm: nn.LayerNorm, bias: Tensor | None 
         The sum x + branch + bias, and the sum normalised.
     """
     inputs = (branch, x, norm.weight, norm.bias, bias)
-    statistics = (*x.shape[:-1], 1)
+    statistics = (*branch.shape[:-1], 1)
     normed, _, _, total = symbolic_multi_out(
         f"{DOMAIN}::SkipLayerNormalization",
         inputs,
         {"epsilon": norm.eps},
         dtypes=[x.dtype] * 4,
-        shapes=[x.shape, statistics, statistics, x.shape],
+        shapes=[branch.shape, statistics, statistics, branch.shape],
         version=1,
     )
     return total, normed
@@ -94,6 +95,40 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return _one("BiasGelu", (x, bias), {}, x, x.shape)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """The exact GELU (`Gelu`)."""
+    return _one("Gelu", (x,), {}, x, x.shape)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position encoding of one head whose channels are halves, not interleaved pairs (`RotaryEmbedding`).
+
+    Args:
+        x: [B, L, C].
+        cos, sin: [L, C / 2], of each token's angles.
+    """
+    attributes = {"num_heads": 1, "interleaved": 0}
+    start = torch.zeros(1, dtype=torch.int64)  # the first token's place in the tables
+    return _one("RotaryEmbedding", (x, start, cos, sin), attributes, x, x.shape)
+
+
+def relu_layers(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Linear layers with a ReLU between each two: [..., L, inputs] → [..., L, outputs], and the bias that is missing.
+
+    relu(y + b) = max(y, -b) + b, where b goes on into the bias that comes next: no operator adds one.
+
+    Args:
+        x: their input.
+        layers: weights [..., inputs, outputs] and biases [..., outputs].
+    """
+    weight, bias = layers[0]
+    x = x @ weight
+    for weight, following in layers[1:]:
+        x = torch.maximum(x, -bias) @ weight
+        bias = following + bias @ weight
+    return x, bias
+
+
 def _one(name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any], like: Tensor, shape: Any) -> Tensor:
     return symbolic(f"{DOMAIN}::{name}", inputs, dict(attributes), dtype=like.dtype, shape=shape, version=1)
 
@@ -102,14 +137,16 @@ def _one(name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any], like
 def register_schemas() -> None:
     """Tell ONNX's type inference of these operators: every output has the type of the first input."""
     kinds = onnx.defs.OpSchema.FormalParameterOption
-    for name in ("Attention", "BiasGelu", "MultiHeadAttention", "SkipLayerNormalization"):
+    for name in ("Attention", "BiasGelu", "Gelu", "MultiHeadAttention", "RotaryEmbedding", "SkipLayerNormalization"):
         schema = onnx.defs.OpSchema(
             name,
             DOMAIN,
             1,
-            inputs=[onnx.defs.OpSchema.FormalParameter("inputs", "T", param_option=kinds.Variadic)],
+            inputs=[
+                onnx.defs.OpSchema.FormalParameter("inputs", "T", param_option=kinds.Variadic, is_homogeneous=False)
+            ],
             outputs=[onnx.defs.OpSchema.FormalParameter("outputs", "T", param_option=kinds.Variadic)],
-            type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "")],
+            type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(int64)"], "")],
         )
         schema.set_type_and_shape_inference_function(_as_first_input)
         onnx.defs.register_schema(schema)

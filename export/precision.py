@@ -36,6 +36,8 @@ _FLOAT32_OPERATORS = frozenset(
         *("Resize", "GridSample", "TopK"),
     }
 )
+# What moves constants and leaves them as they are: it moves rounded ones, so that a file need not hold both.
+_MOVES = frozenset({"Concat", "Slice", "Split", "Transpose"})
 # Inputs of an operator that float32 graphs and float16 graphs have alike.
 _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
 _LARGEST = float(np.finfo(np.float16).max)
@@ -119,6 +121,7 @@ class _Conversion:
         self.protected = [re.compile(pattern) for pattern in policy.float32_weights]
         self.weights = {each.name: each for each in model.graph.initializer if each.data_type == FLOAT}
         self.constants = {each.name for each in model.graph.initializer}
+        self.moved: dict[str, onnx.NodeProto] = {}
         self.held: dict[str, int] = dict.fromkeys(self.weights, FLOAT)
         self.same: dict[tuple[str, int], str] = {}
         self.rounded: list[TensorProto] = []
@@ -129,7 +132,7 @@ class _Conversion:
         for node in model.graph.node:
             self._convert(node)
         self._leave(graph.output)
-        used = {name for node in self.nodes for name in node.input}
+        used = self._drop_unread({each.name for each in graph.output})
         kept = [each for each in (*model.graph.initializer, *self.rounded) if each.name in used]
         del graph.node[:]
         graph.node.extend(self.nodes)
@@ -159,12 +162,22 @@ class _Conversion:
                         names[:] = [inner if name == each.name else name for name in names]
                 self.nodes.append(helper.make_node("Cast", [inner], [each.name], f"{each.name}/Cast", to=wanted))
 
+    def _drop_unread(self, outputs: set[str]) -> set[str]:
+        """Leaves out what nobody reads, such as constants in a width that is not asked for; returns what is read."""
+        used, kept = set(outputs), []
+        for node in reversed(self.nodes):
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        return used
+
     def _convert(self, original: onnx.NodeProto) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(original)
         kind: int = FLOAT
         if all(name in self.constants for name in node.input if name):
-            self.constants.update(node.output)
+            self._constant(node)
         elif node.op_type == "Cast":
             target = next(each for each in node.attribute if each.name == "to")
             kind = HALF if self.types[node.input[0]] == TensorProto.BOOL else FLOAT
@@ -180,12 +193,26 @@ class _Conversion:
         self.held.update({name: kind for name in node.output if self.types.get(name) == FLOAT})
         self.nodes.append(node)
 
+    def _constant(self, node: onnx.NodeProto) -> None:
+        """Notes what a node makes of constants, and whether it only moves weights."""
+        self.constants.update(node.output)
+        read = [name for name in node.input if self.types.get(name) == FLOAT]
+        if node.op_type in _MOVES and read and all(name in self.weights or name in self.moved for name in read):
+            self.moved.update(dict.fromkeys(node.output, node))
+
+    def _weights(self, name: str) -> set[str]:
+        """The weights that a value is, moved or not."""
+        if name in self.moved:
+            return set().union(*(self._weights(each) for each in self.moved[name].input))
+        return {name} & self.weights.keys()
+
     def _kind(self, node: onnx.NodeProto) -> int:
         """What a node's float32 inputs and outputs become."""
         read = [name for name in node.input if self.types.get(name) == FLOAT]
         if not read:  # it makes float32 of other things
             return FLOAT
-        if any(pattern.search(name) for name in read if name in self.weights for pattern in self.protected):
+        weights = {weight for name in read for weight in self._weights(name)}
+        if any(pattern.search(name) for name in weights for pattern in self.protected):
             return FLOAT
         if node.op_type in _PRODUCTS:
             return HALF
@@ -204,9 +231,23 @@ class _Conversion:
             narrow = np.clip(wide, -_LARGEST, _LARGEST).astype(np.float16)
             self.rounded.append(numpy_helper.from_array(narrow, f"{name}/float16"))
             self.same[name, wanted] = self.rounded[-1].name
+        elif name in self.moved and wanted == HALF:
+            self._move_rounded(self.moved[name])
         else:
             self.same[name, wanted] = self._cast(name, wanted)
         return self.same[name, wanted]
+
+    def _move_rounded(self, original: onnx.NodeProto) -> None:
+        """A node that moves constants once more, of rounded ones."""
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        node.name = f"{original.name}/float16"
+        for index, name in enumerate(node.input):
+            if self.types.get(name) == FLOAT:
+                node.input[index] = self._as(name, HALF)
+        node.output[:] = [f"{name}/float16" if name else "" for name in original.output]
+        self.same.update({(name, HALF): f"{name}/float16" for name in original.output if name})
+        self.nodes.append(node)
 
     def _cast(self, name: str, wanted: int) -> str:
         made = f"{name}/{'float16' if wanted == HALF else 'float32'}"

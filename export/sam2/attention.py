@@ -129,6 +129,9 @@ class ScaledLinear(nn.Module):
         weight: [outputs, inputs].
         bias: [outputs].
         scales: one for each part.
+
+    Attributes:
+        pending: what is left of the first part's scale: the weights hold powers of two.
     """
 
     weight: Tensor
@@ -140,6 +143,7 @@ class ScaledLinear(nn.Module):
         scale = torch.tensor(scales).unsqueeze(1)
         parts = weight.detach().reshape(len(scales), -1), bias.detach().reshape(len(scales), -1)
         self.shape, self.exact = weight.shape, all(math.frexp(each)[0] == 0.5 for each in scales)
+        self.pending = 1.0 if self.exact else scales[0]
         if self.exact:  # powers of two
             parts = parts[0] * scale, parts[1] * scale
         self.register_buffer("weight", parts[0].clone())

@@ -12,8 +12,8 @@ from export.bundle import ComponentSpec, GraphSet, source_of
 from export.onnx_files import write_onnx
 from export.precision import check_precisions, write_float16
 from export.sam2.build import build_model
-from export.sam2.checks import check_float16, check_graphs, example_runs
-from export.sam2.graphs import Graph, graphs_of
+from export.sam2.checks import Runs, check_float16, check_graphs, example_runs
+from export.sam2.graphs import FORMS, Graph, graphs_of
 from export.sam2.variants import variant_of
 
 LICENCE = "Apache-2.0"
@@ -31,7 +31,7 @@ def export_sam2(
     seed: int | None = None,
     precisions: Sequence[str] = ("float32",),
 ) -> ComponentSpec:
-    """Export the five graphs of a variant in every precision and check each against the official modules.
+    """Export the five graphs of a variant in every form and precision; check each against the official modules.
 
     Args:
         variant: a key of `VARIANTS`, such as "sam2.1_tiny".
@@ -48,23 +48,29 @@ def export_sam2(
     check_precisions(precisions)
     source = source_of(checkpoint, seed)
     model = build_model(variant, checkpoint, seed=seed)
-    graphs = graphs_of(model)
-    paths = {name: out_dir / f"{name}.onnx" for name in graphs}
-    for name, graph in graphs.items():
-        _write(graph, paths[name])
     runs = example_runs(model)
-    made = {"float32": GraphSet(paths, check_graphs(model, graphs, paths, runs))}
-    if "float16" in precisions:
-        narrow = write_float16(paths, "sam2")
-        made["float16"] = GraphSet(narrow, check_float16(graphs, narrow, runs))
+    forms = {form: _export(model, form, out_dir / form, precisions, runs) for form in FORMS}
     return ComponentSpec(
         name="sam2",
         variant=variant,
         source=source,
         licence=LICENCE,
         config=runtime_config(model, family),
-        forms={"standard": {name: made[name] for name in precisions}},
+        forms=forms,
     )
+
+
+def _export(model: Any, form: str, folder: Path, precisions: Sequence[str], runs: Runs) -> dict[str, GraphSet]:
+    """The graphs of a form, checked, by precision."""
+    graphs = graphs_of(model, form)
+    paths = {name: folder / f"{name}.onnx" for name in graphs}
+    for name, graph in graphs.items():
+        _write(graph, paths[name])
+    made = {"float32": GraphSet(paths, check_graphs(model, graphs, paths, runs))}
+    if "float16" in precisions:
+        narrow = write_float16(paths, "sam2")
+        made["float16"] = GraphSet(narrow, check_float16(graphs, narrow, runs))
+    return {name: made[name] for name in precisions}
 
 
 def _write(graph: Graph, path: Path) -> None:

@@ -6,6 +6,7 @@ memories in the bank, K prompt points. Everything is float32 unless said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 
 from alref_edge.errors import InputError
 from export.sam2.attention import with_fusable_gelu
-from export.sam2.heads import NO_OBJECT, Decoder, PromptEncoder
-from export.sam2.image_encoder import ImageEncoder
-from export.sam2.memory import MemoryAttention, MemoryEncoder
+from export.sam2.heads import NO_OBJECT, Decoder, FusedDecoder, PromptEncoder
+from export.sam2.image_encoder import FusedImageEncoder, ImageEncoder
+from export.sam2.memory import FusedMemoryAttention, FusedMemoryEncoder, MemoryAttention, MemoryEncoder
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Graph:
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The modules that graphs are put together from, in one form."""
+
+    image_encoder: type[ImageEncoder]
+    memory_attention: type[MemoryAttention]
+    memory_encoder: type[MemoryEncoder]
+    decoder: type[Decoder]
+
+
+FORMS: Mapping[str, Parts] = {
+    "standard": Parts(ImageEncoder, MemoryAttention, MemoryEncoder, Decoder),
+    "cuda": Parts(FusedImageEncoder, FusedMemoryAttention, FusedMemoryEncoder, FusedDecoder),
+}
+
+
 class Track(nn.Module):
     """One tracked frame of B objects: memory attention, decoder by the tracking policy, memory encoder."""
 
@@ -44,19 +61,18 @@ class Track(nn.Module):
     dense: Tensor
     rows: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__()
         if not (
             model.multimask_output_in_sam and model.multimask_output_for_tracking and model.multimask_min_pt_num == 0
         ):
             raise InputError("Tracking without multimask output cannot be exported.", mend="use an official config.")
-        self.attention, self.decoder = MemoryAttention(model), Decoder(model)
-        self.encoder = MemoryEncoder(model, binarize=False)
+        self.attention, self.decoder = parts.memory_attention(model), parts.decoder(model)
+        self.encoder = parts.memory_encoder(model, binarize=False)
         prompts = PromptEncoder(model)
         self.register_buffer("sparse", prompts.padding(2).clone())
         self.register_buffer("dense", prompts.no_mask.clone())
         self.register_buffer("rows", torch.arange(3).unsqueeze(0))
-        self.mask_size = model.image_size // 4
 
     def forward(
         self,
@@ -77,8 +93,7 @@ class Track(nn.Module):
         score = self.decoder.object_score(hidden)
         token = torch.matmul(best.unsqueeze(1), hidden[:, 3:6]).squeeze(1)
         hyper = torch.matmul(best.unsqueeze(1), self.decoder.hyper(hidden, 1))
-        mask = torch.matmul(hyper, self.decoder.upscale(image, feat_s0, feat_s1))
-        mask = mask.reshape(-1, 1, self.mask_size, self.mask_size)
+        mask = self.decoder.masks(hyper, image, feat_s0, feat_s1)
         low_res = torch.where((score > 0)[..., None, None], mask, NO_OBJECT)
         memory = self.encoder(embed, low_res, score)
         iou = (ious * best).sum(dim=1, keepdim=True)
@@ -90,15 +105,14 @@ class Prompt(nn.Module):
 
     no_memory: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__()
         if not model.directly_add_no_mem_embed:
             raise InputError(
                 "A model without directly_add_no_mem_embed cannot be exported.", mend="use an official config."
             )
-        self.prompts, self.decoder = PromptEncoder(model), Decoder(model)
+        self.prompts, self.decoder = PromptEncoder(model), parts.decoder(model)
         self.register_buffer("no_memory", model.no_mem_embed.detach().reshape(1, -1, 1, 1).clone())
-        self.mask_size = model.image_size // 4
 
     def forward(
         self,
@@ -116,8 +130,7 @@ class Prompt(nn.Module):
         dense = torch.where(given, self.prompts.mask(mask_input), self.prompts.no_mask)
         hidden, image = self.decoder.transform(embed + self.no_memory, sparse, dense)
         score = self.decoder.object_score(hidden)
-        masks = torch.matmul(self.decoder.hyper(hidden, 0), self.decoder.upscale(image, feat_s0, feat_s1))
-        masks = masks.reshape(-1, 4, self.mask_size, self.mask_size)
+        masks = self.decoder.masks(self.decoder.hyper(hidden, 0), image, feat_s0, feat_s1)
         return masks, self.decoder.ious(hidden), self.decoder.pointer(hidden[:, 2:6], score), score
 
 
@@ -128,11 +141,11 @@ class MaskPrompt(nn.Module):
     pixels: Tensor
     centres: Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__()
         if not model.use_mask_input_as_output_without_sam:
             raise InputError("A model that decodes mask prompts cannot be exported.", mend="use an official config.")
-        self.prompts, self.decoder, self.downsample = PromptEncoder(model), Decoder(model), model.mask_downsample
+        self.prompts, self.decoder, self.downsample = PromptEncoder(model), parts.decoder(model), model.mask_downsample
         self.register_buffer("sparse", self.prompts.padding(2).clone())
         # The antialiased resize of one axis: each of S/4 rows weighs the pixels by their distance from its centre.
         self.register_buffer("pixels", torch.arange(model.image_size) + 0.5)
@@ -154,9 +167,9 @@ class MaskPrompt(nn.Module):
 class EncodeMemory(nn.Module):
     """The memory of a conditioning frame, from its low-resolution mask (`propagate_in_video_preflight`)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, parts: Parts) -> None:
         super().__init__()
-        self.encoder = MemoryEncoder(model, binarize=True)
+        self.encoder = parts.memory_encoder(model, binarize=True)
 
     def forward(self, embed: Tensor, low_res: Tensor, object_score: Tensor) -> Tensor:
         """See `graphs_of` for shapes; returns memory."""
@@ -164,13 +177,18 @@ class EncodeMemory(nn.Module):
         return memory
 
 
-def graphs_of(official: Any) -> dict[str, Graph]:
+def graphs_of(official: Any, form: str = "standard") -> dict[str, Graph]:
     """The graphs of an official SAM2Base, which is left as it is, with the shapes of their inputs.
+
+    Args:
+        official: the model.
+        form: a key of `FORMS`; the graphs of all forms have the same inputs and outputs.
 
     Raises:
         InputError: the model's policy is one that the graphs do not express.
     """
     model: Any = with_fusable_gelu(official)
+    parts = FORMS[form]
     size, hidden, mem, side = model.image_size, model.hidden_dim, model.mem_dim, model.image_size // 16
     embed: dict[str, tuple[int | str, ...]] = {"embed": (1, hidden, side, side)}
     features = {
@@ -197,17 +215,20 @@ def graphs_of(official: Any) -> dict[str, Graph]:
     }
     integers = {"slots": torch.int64, "tpos": torch.int64, "point_labels": torch.int32}
     graphs = (
-        Graph("image_encoder", ImageEncoder(model), {"image": (1, 3, size, size)}, tuple(features)),
-        Graph("track", Track(model), track, ("low_res", "pointer", "object_score", "iou", "memory"), integers),
-        Graph("prompt", Prompt(model), prompt, ("masks", "ious", "pointers", "object_score"), integers),
+        Graph("image_encoder", parts.image_encoder(model), {"image": (1, 3, size, size)}, tuple(features)),
+        Graph("track", Track(model, parts), track, ("low_res", "pointer", "object_score", "iou", "memory"), integers),
+        Graph("prompt", Prompt(model, parts), prompt, ("masks", "ious", "pointers", "object_score"), integers),
         Graph(
             "mask_prompt",
-            MaskPrompt(model),
+            MaskPrompt(model, parts),
             {**features, "mask": ("B", 1, size, size)},
             ("low_res", "pointer", "object_score"),
         ),
         Graph(
-            "memory_encoder", EncodeMemory(model), {**embed, "low_res": low_res, "object_score": ("B", 1)}, ("memory",)
+            "memory_encoder",
+            EncodeMemory(model, parts),
+            {**embed, "low_res": low_res, "object_score": ("B", 1)},
+            ("memory",),
         ),
     )
     return {graph.name: graph for graph in graphs}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
+from export.fused import add_norm, attention, bias_gelu, gelu, project, relu_layers
 
 NO_OBJECT = -1024.0  # sam2_base.NO_OBJ_SCORE
 
@@ -67,6 +68,11 @@ class Decoder(nn.Module):
         upscaled = act1(norm(first(image) + feat_s1))
         return act2(second(upscaled) + feat_s0).flatten(2)
 
+    def masks(self, hyper: Tensor, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
+        """Mask logits [B,K,S/4,S/4] of hyper-networks' outputs [B,K,C/8]."""
+        side = 4 * self.size
+        return torch.matmul(hyper, self.upscale(image, feat_s0, feat_s1)).reshape(-1, hyper.shape[1], side, side)
+
     def hyper(self, hidden: Tensor, first: int) -> Tensor:
         """Hyper-network outputs of mask tokens `first`..3: [B, 4 - first, C/8]."""
         heads = list(self.official.output_hypernetworks_mlps)[first:]
@@ -74,20 +80,102 @@ class Decoder(nn.Module):
 
     def ious(self, hidden: Tensor) -> Tensor:
         """Predicted IoU of the four mask tokens, [B, 4]."""
-        predicted: Tensor = self.official.iou_prediction_head(hidden[:, 1])
-        return predicted
+        return self.head(self.official.iou_prediction_head, hidden[:, 1])
 
     def object_score(self, hidden: Tensor) -> Tensor:
         """Object score logits [B, 1]; positive where the object is present."""
-        score: Tensor = self.official.pred_obj_score_head(hidden[:, 0])
-        return score
+        return self.head(self.official.pred_obj_score_head, hidden[:, 0])
 
     def pointer(self, token: Tensor, object_score: Tensor) -> Tensor:
         """Object pointers of mask tokens [B,...,C]; the no-object pointer where the object is absent."""
         present = object_score > 0
         for _ in range(token.ndim - 2):
             present = present.unsqueeze(1)
-        return torch.where(present, self.pointer_head(token), self.no_object_pointer)
+        return torch.where(present, self.head(self.pointer_head, token), self.no_object_pointer)
+
+    def head(self, module: Any, x: Tensor) -> Tensor:
+        """An MLP."""
+        made: Tensor = module(x)
+        return made
+
+
+class FusedDecoder(Decoder):
+    """The same in fused operators: images are tokens [B,hw,C]."""
+
+    def transform(self, features: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """As the standard form's; features may be tokens [B,hw,C] already."""
+        transformer = self.official.transformer
+        points = torch.cat((self.tokens.expand(sparse.shape[0], -1, -1), sparse), dim=1)
+        features, dense, places = (
+            each if each.ndim == 3 else each.flatten(2).transpose(1, 2)
+            for each in (features, dense, self.image_positions())
+        )
+        tokens, image = points, features + dense
+        for layer in transformer.layers:
+            own = layer.self_attn
+            if layer.skip_first_layer_pe:
+                tokens = layer.norm1(_attended(own, tokens, tokens, tokens) + own.out_proj.bias)
+            else:
+                placed = tokens + points
+                branch = _attended(own, placed, placed, tokens)
+                _, tokens = add_norm(tokens, branch, layer.norm1, own.out_proj.bias)
+            cross, placed_image = layer.cross_attn_token_to_image, image + places
+            branch = _attended(cross, tokens + points, placed_image, image)
+            _, tokens = add_norm(tokens, branch, layer.norm2, cross.out_proj.bias)
+            branch, bias = relu_layers(tokens, [(each.weight.t(), each.bias) for each in layer.mlp.layers])
+            _, tokens = add_norm(tokens, branch, layer.norm3, bias)
+            cross = layer.cross_attn_image_to_token
+            branch = _attended(cross, placed_image, tokens + points, tokens)
+            _, image = add_norm(image, branch, layer.norm4, cross.out_proj.bias)
+        last = transformer.final_attn_token_to_image
+        branch = _attended(last, tokens + points, image + places, image)
+        _, tokens = add_norm(tokens, branch, transformer.norm_final_attn, last.out_proj.bias)
+        return tokens, image
+
+    def masks(self, hyper: Tensor, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
+        """As the standard form's. Pixels come each beside those of the same token; only masks are put in order."""
+        side = self.size
+        logits = torch.matmul(hyper, self.upscale(image, feat_s0, feat_s1).transpose(1, 2))
+        logits = logits.reshape(-1, side, side, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
+        return logits.reshape(-1, hyper.shape[1], 4 * side, 4 * side)
+
+    def upscale(self, image: Tensor, feat_s0: Tensor, feat_s1: Tensor) -> Tensor:
+        """Upscaled features [B, 16 hw, C/8]: four by four pixels of a token, as four times four."""
+        first, norm, _, second, _ = self.official.output_upscaling
+        side = self.size
+        halves = feat_s1.reshape(-1, side, 2, side, 2).permute(1, 3, 2, 4, 0).reshape(1, 4 * side**2, -1)
+        quarters = feat_s0.reshape(-1, side, 2, 2, side, 2, 2).permute(1, 4, 2, 5, 3, 6, 0)
+        _, x = add_norm(halves, _enlarged(image, first), norm, first.bias)
+        return bias_gelu(_enlarged(gelu(x), second) + quarters.reshape(1, 16 * side**2, -1), second.bias)
+
+    def hyper(self, hidden: Tensor, first: int) -> Tensor:
+        """As the standard form's, all heads at once."""
+        heads: list[Any] = list(self.official.output_hypernetworks_mlps)[first:]
+        layers = [
+            (torch.stack([each.weight.t() for each in level]), torch.stack([each.bias for each in level]).unsqueeze(1))
+            for level in zip(*(head.layers for head in heads), strict=True)
+        ]
+        made, bias = relu_layers(hidden[:, 2 + first : 6].transpose(0, 1), layers)
+        return (made + bias).transpose(0, 1)
+
+    def head(self, module: Any, x: Tensor) -> Tensor:
+        """An MLP."""
+        made, bias = relu_layers(x, [(each.weight.t(), each.bias) for each in module.layers])
+        return torch.sigmoid(made + bias) if module.sigmoid_output else made + bias
+
+
+def _attended(official: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """An official Attention, but for the bias of its output's projection."""
+    bias = torch.cat((official.q_proj.bias, official.k_proj.bias, official.v_proj.bias))
+    q, k, v = project(q, official.q_proj), project(k, official.k_proj), project(v, official.v_proj)
+    scale = float(official.internal_dim // official.num_heads) ** -0.5
+    return project(attention(q, k, v, official.num_heads, scale, bias), official.out_proj)
+
+
+def _enlarged(tokens: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
+    """A token becomes two by two pixels, beside each other, without the bias: [B, L, C] → [B, 4 L, C']."""
+    weight = conv.weight.permute(0, 2, 3, 1).reshape(conv.in_channels, -1)
+    return (tokens @ weight).reshape(tokens.shape[0], -1, conv.out_channels)
 
 
 class PromptEncoder(nn.Module):

@@ -1,8 +1,8 @@
 """Hiera and its neck, rewritten for export: windows without symbolic shapes, positions as constants.
 
-The `cuda` form is `FusedImageEncoder`, of the same blocks. Its tokens lie window by window, [windows, tokens, C], and are
-put into another order only where the window changes: what attends globally does not care for the order. The residual
-stream is carried as a sum, and what is still to be added to it.
+The `cuda` form is `FusedImageEncoder`, of the same blocks. Its tokens lie window by window, [windows, tokens, C], and
+are put into another order only where the window changes: what attends globally does not care for the order. The
+residual stream is carried as a sum, and what is still to be added to it.
 """
 
 from __future__ import annotations
@@ -245,12 +245,13 @@ class FusedImageEncoder(ImageEncoder):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As the standard form's."""
+        blocks: Any = self.blocks
         patches = F.conv2d(image, self.patch.weight, None, self.patch.stride, self.patch.padding)
         side = patches.shape[-1]
-        branch, bias = Tokens.of_map(patches, self.blocks[0].wanted(side, side)), self.patch.bias
+        branch, bias = Tokens.of_map(patches, blocks[0].wanted(side, side)), self.patch.bias
         tokens = Tokens(self.position().flatten(0, 1).unsqueeze(0), side, side)
         levels: list[Tokens] = []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(blocks):
             window = block.wanted(tokens.side, tokens.window)
             tokens, branch = tokens.by(window), branch.by(window)
             x, normed = add_norm(tokens.x, branch.x, block.norm1, bias)
@@ -265,7 +266,7 @@ class FusedImageEncoder(ImageEncoder):
         )
 
     def fine(self, level: Tokens, conv: nn.Conv2d, lateral: int) -> Tensor:
-        """A finer level through the neck and the decoder's projection, which are one linear map: [1, C', side, side]."""
+        """A finer level through the neck and the decoder's projection, one linear map together: [1, C', side, side]."""
         outer, inner = conv, self.convs[lateral].conv
         weight = outer.weight.flatten(1) @ inner.weight.flatten(1)
         bias = outer.weight.flatten(1) @ inner.bias + outer.bias

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alref_edge.errors import InputError
+from export.fused import add_norm, attention, bias_gelu, gelu, project, relu_layers, rotated
 from export.sam2.attention import (
     GridTable,
     RopeTables,
@@ -20,6 +21,9 @@ from export.sam2.attention import (
     linear_of,
     rotate_tokens,
 )
+
+_MANY = 64  # channels: of fewer, a normalisation as one operator would cost more than as several
+_BESIDE = 8  # channels of keys in fused operators that carry the projection's bias
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,9 @@ class MemoryAttention(nn.Module):
     The first self-attention sees the same input for every object, so it runs at batch 1.
     """
 
+    gather: type[MemoryTokens] = MemoryTokens
+    layer: type[AttentionLayer] = AttentionLayer
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         official, size = model.memory_attention, model.sam_image_embedding_size
@@ -157,10 +164,10 @@ class MemoryAttention(nn.Module):
             raise InputError(
                 "Memory attention without positions at its input cannot be exported.", mend="use an official config."
             )
-        self.size, self.tokens = size, MemoryTokens(model)
+        self.size, self.tokens = size, self.gather(model)
         position = model.image_encoder.neck.position_encoding(torch.zeros(1, model.hidden_dim, size, size))
         self.position = GridTable(0.1 * position[0].flatten(1).t(), rows_first=True)
-        self.layers = nn.ModuleList(AttentionLayer(layer) for layer in official.layers)
+        self.layers = nn.ModuleList(self.layer(layer) for layer in official.layers)
         own = [layer.self_attn for layer in official.layers]
         self.rope = RopeTables(own[0], size * size)
         if not all(torch.equal(each.freqs_cis, own[0].freqs_cis) for each in own):
@@ -177,6 +184,101 @@ class MemoryAttention(nn.Module):
         for layer in self.layers:
             x = layer(x, memories, rope)
         return self.norm(x).transpose(1, 2).reshape(-1, embed.shape[1], self.size, self.size)
+
+
+class FusedMemoryTokens(MemoryTokens):
+    """The same for fused operators: keys are [B, N, D + 8], tables are [N, C / 2].
+
+    A row of ones and seven of zeros beside the keys: products want widths that eight divides.
+    """
+
+    ones: Tensor
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.register_buffer("ones", torch.eye(_BESIDE)[0])
+
+    def forward(
+        self,
+        bank: Tensor,
+        slots: Tensor,
+        tpos: Tensor,
+        pointers: Tensor,
+        pointer_pos: Tensor | None,
+        rope: tuple[Tensor, Tensor],
+    ) -> Memories:
+        """As the standard form's."""
+        batch, count = slots.shape
+        memory = bank.flatten(2)[slots].transpose(2, 3)  # [B, M, hw, D]
+        keys = memory + self.position() + self.temporal[tpos].transpose(2, 3)
+        tokens = pointers.reshape(batch, -1, self.mem_dim)
+        values = torch.cat((memory.reshape(batch, -1, self.mem_dim), tokens), dim=1)
+        if self.projected:
+            tokens = tokens + self.pointer_positions(pointer_pos, batch)
+        keys = torch.cat((keys.reshape(batch, -1, self.mem_dim), tokens), dim=1)
+        keys = torch.cat((keys, self.ones.expand(*keys.shape[:2], -1)), dim=2)
+        cos, sin = (table.unsqueeze(0).expand(count, -1, -1).flatten(0, 1) for table in rope)
+        still = torch.zeros_like(tokens[0, :, :1]).expand(-1, cos.shape[1])  # angle 0
+        return Memories(keys, values, torch.cat((cos, still + 1.0)), torch.cat((sin, still)))
+
+
+class FusedAttentionLayer(AttentionLayer):
+    """The layer in fused operators, on a residual stream; its values are as wide as its keys, as fast kernels want."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.cross_v, self.cross_o = layer.cross_attn_image.v_proj, layer.cross_attn_image.out_proj
+
+    def forward_stream(
+        self, x: Tensor, branch: Tensor, bias: Tensor | None, memory: Memories, rope: tuple[Tensor, Tensor], batch: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The residual stream before and after the layer: a sum so far, what is to be added to it, and a bias too.
+
+        Args:
+            x: [1 or B, hw, C].
+            branch: of its shape.
+            bias: [C] or None.
+            memory: of B objects.
+            rope: as `RopeTables` gives it.
+            batch: the objects where x is one for all, else 0.
+        """
+        x, normed = add_norm(x, branch, self.norm1, bias)
+        q, k = self.turned(normed, self.own_q, rope), self.turned(normed, self.own_k, rope)
+        branch = project(attention(q, k, normed, 1, self.own_q.pending), self.own_out)
+        x, normed = add_norm(x, branch, self.norm2, self.own_out.bias)
+        q = self.turned(normed, self.cross_q, rope)
+        q = q.expand(batch, -1, -1) if batch else q
+        k = rotated(memory.keys @ F.pad(self.cross_k, (0, _BESIDE - 1)).t(), memory.cos, memory.sin)
+        v = project(memory.values, self.cross_v)
+        branch = project(attention(q, k, v, 1, self.cross_q.pending), self.cross_o)
+        x, normed = add_norm(x, branch, self.norm3, self.cross_out.bias)
+        layers = [(each.weight.t(), each.bias) for each in (self.linear1, self.linear2)]
+        return x, *relu_layers(normed, layers)
+
+    def turned(self, x: Tensor, linear: nn.Linear | ScaledLinear, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """A projection of the image's tokens, rotated; its bias is a table that engines make when they load a graph."""
+        weight, bias = linear.weight.reshape(-1, x.shape[-1]), linear.bias.reshape(-1)
+        return rotated(x @ weight.t(), *rope) + rotate_tokens(bias, *rope)
+
+
+class FusedMemoryAttention(MemoryAttention):
+    """The same in fused operators."""
+
+    gather = FusedMemoryTokens
+    layer = FusedAttentionLayer
+
+    def forward(
+        self, embed: Tensor, bank: Tensor, slots: Tensor, tpos: Tensor, pointers: Tensor, pointer_pos: Tensor | None
+    ) -> Tensor:
+        """embed [1,C,h,w] and memories → conditioned tokens [B,hw,C]."""
+        rope = self.rope()
+        memories = self.tokens(bank, slots, tpos, pointers, pointer_pos, rope)
+        stream = self.position().unsqueeze(0), _as_tokens(embed), None
+        layers: Any = self.layers
+        for index, layer in enumerate(layers):
+            stream = layer.forward_stream(*stream, memories, rope, 0 if index else slots.shape[0])
+        x, branch, bias = stream
+        return add_norm(x, branch, self.norm, bias)[1]
 
 
 class MemoryEncoder(nn.Module):
@@ -202,9 +304,57 @@ class MemoryEncoder(nn.Module):
         """embed [1,C,h,w], low_res [B,1,S/4,S/4], object_score [B,1] → memory [B,D,h,w]."""
         mask = F.interpolate(low_res, size=(self.size, self.size), mode="bilinear", align_corners=False)
         mask = (mask > 0).to(low_res.dtype) if self.binarize else torch.sigmoid(mask)
-        mask = self.encoder.mask_downsampler(mask * self.scale + self.bias)
-        memory = self.encoder.out_proj(self.encoder.fuser(self.encoder.pix_feat_proj(embed) + mask))
+        memory = self.encoded(embed, mask * self.scale + self.bias)
         if self.occlusion is not None:
             absent = (object_score <= 0).to(memory.dtype)
             memory = memory + absent[..., None, None] * self.occlusion
         return memory.to(torch.bfloat16).to(torch.float32)
+
+    def encoded(self, embed: Tensor, mask: Tensor) -> Tensor:
+        """The official encoder: embed [1,C,h,w], mask [B,1,S,S] → [B,D,h,w]."""
+        mask = self.encoder.mask_downsampler(mask)
+        memory: Tensor = self.encoder.out_proj(self.encoder.fuser(self.encoder.pix_feat_proj(embed) + mask))
+        return memory
+
+
+class FusedMemoryEncoder(MemoryEncoder):
+    """The same by tokens [B,hw,C] where there are many channels: a normalisation is one kernel then."""
+
+    def encoded(self, embed: Tensor, mask: Tensor) -> Tensor:
+        """As the standard form's."""
+        official = self.encoder
+        *stages, last = official.mask_downsampler.encoder
+        for conv, norm, _ in zip(stages[::3], stages[1::3], stages[2::3], strict=True):
+            mask = conv(mask)
+            if conv.out_channels < _MANY:
+                mask = gelu(norm(mask))
+                continue
+            tokens = gelu(_normed(mask, norm))
+            mask = _as_map(tokens, mask.shape[-1])
+        side = embed.shape[-1]
+        image, bias = official.pix_feat_proj, official.pix_feat_proj.bias + last.bias
+        x = tokens @ last.weight.flatten(1).t() + (_as_tokens(embed) @ image.weight.flatten(1).t() + bias)
+        for block in official.fuser.layers:
+            normed = _normed(block.dwconv(_as_map(x, side)), block.norm)
+            hidden = bias_gelu(project(normed, block.pwconv1), block.pwconv1.bias)
+            weight, bias = block.pwconv2.weight, block.pwconv2.bias
+            if block.gamma is not None:
+                weight, bias = weight * block.gamma.unsqueeze(1), bias * block.gamma
+            x = (x + bias) + hidden @ weight.t()
+        outward = official.out_proj
+        return _as_map(x @ outward.weight.flatten(1).t(), side) + outward.bias[:, None, None]
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    """[B, C, h, w] → [B, hw, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _as_map(tokens: Tensor, side: int) -> Tensor:
+    """[B, hw, C] → [B, C, h, w]."""
+    return tokens.transpose(1, 2).reshape(-1, tokens.shape[-1], side, side)
+
+
+def _normed(x: Tensor, norm: Any) -> Tensor:
+    """An official LayerNorm2d, [B, C, h, w] → [B, hw, C]."""
+    return F.layer_norm(_as_tokens(x), (x.shape[1],), norm.weight, norm.bias, norm.eps)
