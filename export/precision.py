@@ -37,7 +37,7 @@ _FLOAT32_OPERATORS = frozenset(
     }
 )
 # What moves constants and leaves them as they are: it moves rounded ones, so that a file need not hold both.
-_MOVES = frozenset({"Concat", "Slice", "Split", "Transpose"})
+_MOVES = frozenset({"Concat", "Slice", "Split", "Transpose", "Unsqueeze"})
 # Inputs of an operator that float32 graphs and float16 graphs have alike.
 _ALWAYS_FLOAT32 = {"Resize": frozenset({1, 2})}
 _LARGEST = float(np.finfo(np.float16).max)
@@ -241,7 +241,7 @@ class _Conversion:
         """A node that moves constants once more, of rounded ones."""
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        node.name = f"{original.name}/float16"
+        node.name = f"{original.output[0]}/float16/{original.op_type}"
         for index, name in enumerate(node.input):
             if self.types.get(name) == FLOAT:
                 node.input[index] = self._as(name, HALF)

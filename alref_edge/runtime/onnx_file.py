@@ -23,7 +23,9 @@ _MOST_ENDS = 512  # inputs and outputs of the graph
 _MOST_AXES = 16
 _DOMAINS = (b"", b"ai.onnx")
 _FUSED_DOMAIN = b"com.microsoft"
-_FUSED = frozenset({b"Attention", b"BiasGelu", b"MultiHeadAttention", b"SkipLayerNormalization"})
+_FUSED = frozenset(
+    {b"Attention", b"BiasGelu", b"Gelu", b"MultiHeadAttention", b"RotaryEmbedding", b"SkipLayerNormalization"}
+)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 

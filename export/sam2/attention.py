@@ -150,6 +150,10 @@ class ScaledLinear(nn.Module):
         self.register_buffer("bias", parts[1].clone())
         self.register_buffer("scale", scale)
 
+    def matrix(self) -> Tensor:
+        """The weights, where `pending` goes elsewhere: [outputs, inputs]."""
+        return self.weight.reshape(self.shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., inputs] → [..., outputs]."""
         weight, bias = self.weight, self.bias

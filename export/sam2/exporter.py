@@ -30,6 +30,7 @@ def export_sam2(
     checkpoint: Path | None = None,
     seed: int | None = None,
     precisions: Sequence[str] = ("float32",),
+    forms: Sequence[str] = tuple(FORMS),
 ) -> ComponentSpec:
     """Export the five graphs of a variant in every form and precision; check each against the official modules.
 
@@ -39,6 +40,7 @@ def export_sam2(
         checkpoint: official `.pt`.
         seed: of random weights, where there is no checkpoint.
         precisions: float32, float16 or both.
+        forms: keys of `FORMS`.
 
     Raises:
         InputError: unknown variant or precision, or weights that are not its own.
@@ -49,14 +51,13 @@ def export_sam2(
     source = source_of(checkpoint, seed)
     model = build_model(variant, checkpoint, seed=seed)
     runs = example_runs(model)
-    forms = {form: _export(model, form, out_dir / form, precisions, runs) for form in FORMS}
     return ComponentSpec(
         name="sam2",
         variant=variant,
         source=source,
         licence=LICENCE,
         config=runtime_config(model, family),
-        forms=forms,
+        forms={form: _export(model, form, out_dir / form, precisions, runs) for form in forms},
     )
 
 
@@ -65,7 +66,7 @@ def _export(model: Any, form: str, folder: Path, precisions: Sequence[str], runs
     graphs = graphs_of(model, form)
     paths = {name: folder / f"{name}.onnx" for name in graphs}
     for name, graph in graphs.items():
-        _write(graph, paths[name])
+        write_graph(graph, paths[name])
     made = {"float32": GraphSet(paths, check_graphs(model, graphs, paths, runs))}
     if "float16" in precisions:
         narrow = write_float16(paths, "sam2")
@@ -73,7 +74,8 @@ def _export(model: Any, form: str, folder: Path, precisions: Sequence[str], runs
     return {name: made[name] for name in precisions}
 
 
-def _write(graph: Graph, path: Path) -> None:
+def write_graph(graph: Graph, path: Path) -> None:
+    """Write a graph, traced at sizes that differ."""
     axes = {
         name: {index: axis for index, axis in enumerate(shape) if isinstance(axis, str)}
         for name, shape in graph.inputs.items()

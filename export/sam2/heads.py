@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -150,18 +151,23 @@ class FusedDecoder(Decoder):
 
     def hyper(self, hidden: Tensor, first: int) -> Tensor:
         """As the standard form's, all heads at once."""
-        heads: list[Any] = list(self.official.output_hypernetworks_mlps)[first:]
-        layers = [
-            (torch.stack([each.weight.t() for each in level]), torch.stack([each.bias for each in level]).unsqueeze(1))
-            for level in zip(*(head.layers for head in heads), strict=True)
-        ]
-        made, bias = relu_layers(hidden[:, 2 + first : 6].transpose(0, 1), layers)
-        return (made + bias).transpose(0, 1)
+        heads = list(self.official.output_hypernetworks_mlps)[first:]
+        return _heads(heads, hidden[:, 2 + first : 6].transpose(0, 1)).transpose(0, 1)
 
     def head(self, module: Any, x: Tensor) -> Tensor:
         """An MLP."""
-        made, bias = relu_layers(x, [(each.weight.t(), each.bias) for each in module.layers])
-        return torch.sigmoid(made + bias) if module.sigmoid_output else made + bias
+        made = _heads([module], x.unsqueeze(0)).squeeze(0)
+        return torch.sigmoid(made) if module.sigmoid_output else made
+
+
+def _heads(heads: Sequence[Any], x: Tensor) -> Tensor:
+    """Official MLPs of the same sizes, side by side: [heads, ..., C] → [heads, ..., C']."""
+    layers = []
+    for level in zip(*(head.layers for head in heads), strict=True):
+        weight = torch.stack([each.weight for each in level]).transpose(1, 2)
+        layers.append((weight, torch.stack([each.bias for each in level]).unsqueeze(1)))
+    made, bias = relu_layers(x, layers)
+    return made + bias
 
 
 def _attended(official: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -30,8 +30,7 @@ class Block(nn.Module):
         self.shortcut = block.proj if block.dim != block.dim_out else None
         self.out = block.attn.proj
         width = block.attn.dim_out // self.heads
-        self.scale = float(width) ** -0.5
-        self.qkv = ScaledLinear(block.attn.qkv.weight, block.attn.qkv.bias, self.scale, 1.0, 1.0)
+        self.qkv = ScaledLinear(block.attn.qkv.weight, block.attn.qkv.bias, float(width) ** -0.5, 1.0, 1.0)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Max pooling of [n, H, W, C] where the block has one."""
@@ -118,22 +117,18 @@ class Tokens:
 class FusedBlock(Block):
     """The block in fused operators, where biases are added by what comes next."""
 
-    def __init__(self, block: Any) -> None:
-        super().__init__(block)
-        self.own = block.attn.qkv
-
     def attention(self, x: Tensor) -> Tensor:
         """Attention inside each of n windows, before the output's projection: [n, H, W, C] → [n, H', W', C']."""
         n, height, width, channels = x.shape
+        weight, bias = self.qkv.matrix(), self.qkv.bias.reshape(-1)
         if self.pool is None:
-            tokens = x.reshape(n, -1, channels)
-            attended = self_attention(tokens, self.own.weight, self.own.bias, self.heads, self.scale)
+            attended = self_attention(x.reshape(n, -1, channels), weight, bias, self.heads, self.qkv.pending)
             return attended.reshape(n, height, width, -1)
-        q, k, v = project(x, self.own).chunk(3, dim=-1)
+        q, k, v = (x @ weight.t()).chunk(3, dim=-1)
         q = self.pooled(q)  # adding a bias commutes with it
         shape = q.shape
         q, k, v = (each.reshape(n, -1, shape[-1]) for each in (q, k, v))
-        return attention(q, k, v, self.heads, self.scale, self.own.bias).reshape(shape)
+        return attention(q, k, v, self.heads, self.qkv.pending, bias).reshape(shape)
 
     def wanted(self, side: int, window: int) -> int:
         """By which windows it takes tokens that lie by `window`: row by row where its own would need padding."""

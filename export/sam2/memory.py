@@ -257,8 +257,8 @@ class FusedAttentionLayer(AttentionLayer):
 
     def turned(self, x: Tensor, linear: nn.Linear | ScaledLinear, rope: tuple[Tensor, Tensor]) -> Tensor:
         """A projection of the image's tokens, rotated; its bias is a table that engines make when they load a graph."""
-        weight, bias = linear.weight.reshape(-1, x.shape[-1]), linear.bias.reshape(-1)
-        return rotated(x @ weight.t(), *rope) + rotate_tokens(bias, *rope)
+        weight = linear.matrix() if isinstance(linear, ScaledLinear) else linear.weight
+        return rotated(x @ weight.t(), *rope) + rotate_tokens(linear.bias.reshape(-1), *rope)
 
 
 class FusedMemoryAttention(MemoryAttention):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,13 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx.reference.op_run import OpRun  # noqa: E402
 
 from alref_edge.bundle import Bundle  # noqa: E402
-from alref_edge.datasets.synthetic import Scene, make_scene  # noqa: E402
+from alref_edge.datasets.synthetic import make_scene  # noqa: E402
 from alref_edge.errors import InputError  # noqa: E402
-from alref_edge.models.sam2 import Sam2Graphs, Sam2VideoTracker  # noqa: E402
+from alref_edge.models.sam2 import Sam2Graphs  # noqa: E402
 from alref_edge.runtime import Buffer, open_session  # noqa: E402
 from export.precision import Policy, check_precisions, element_types, to_float16  # noqa: E402
 from export.weights import share_weights  # noqa: E402
+from tests.models.sam2.jobs import overlaps, track_scene  # noqa: E402
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 DELICATE = {"Sin", "Cos", "Log", "Pow", "Sqrt", "ReduceMean", "ReduceSum", "Resize", "GridSample", "TopK"}
@@ -129,6 +131,37 @@ def test_a_float16_graph_with_its_weights_beside_it_answers_the_same(toy: onnx.M
     assert len(names) == len(set(names))
     got = run(onnx.load(tmp_path / "toy.onnx"), feeds)
     assert all(got[name].tobytes() == value.tobytes() for name, value in wanted.items())
+
+
+MOVED = """<ir_version: 10, opset_import: ["": 18]>
+moved (float[N,8] x) => (float[N,16] y, float[N,8] scores)
+{
+    both = Concat<axis = 0>(weight, other)
+    turned = Transpose<perm = [1, 0]>(both)
+    y = MatMul(x, turned)
+    head = Transpose<perm = [1, 0]>(HEAD)
+    scores = MatMul(x, head)
+}"""
+
+
+def test_what_only_moves_weights_moves_rounded_ones() -> None:
+    """A file in float16 alone holds no float32 weights; the policy's weights are told where they are moved too."""
+    model = onnx.parser.parse_model(MOVED)
+    rng = np.random.default_rng(3)
+    for name in ("weight", "other", "head.weight"):
+        values = rng.standard_normal((8, 8)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for node in model.graph.node:
+        node.input[:] = ["head.weight" if name == "HEAD" else name for name in node.input]
+    narrow = to_float16(model, POLICY)
+    onnx.checker.check_model(narrow, full_check=True)
+    stored = {tensor.name: tensor.data_type for tensor in narrow.graph.initializer}
+    assert stored == {"weight/float16": HALF, "other/float16": HALF, "head.weight": FLOAT}
+    assert Counter(node.op_type for node in narrow.graph.node) == {"Concat": 1, "Transpose": 2, "MatMul": 2, "Cast": 2}
+    x = rng.standard_normal((5, 8)).astype(np.float32)
+    wanted, got = run(model, {"x": x}), run(narrow, {"x": x})
+    np.testing.assert_allclose(got["y"], wanted["y"], atol=0.05)
+    np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-5, atol=1e-5)
 
 
 def test_the_float32_model_is_left_as_it_is(toy: onnx.ModelProto) -> None:
@@ -245,24 +278,12 @@ class Rounding:
 def test_masks_are_those_of_float32(shipped: Bundle, frames: int, rounding: bool) -> None:
     scene = make_scene(5, num_frames=frames)
     with Sam2Graphs.open(shipped.component("sam2"), "cpu") as graphs:
-        full = track(graphs, scene)
+        full = track_scene(graphs, scene)
     component = shipped.component("sam2", "float16")
     with Sam2Graphs.open(component, "cpu") as graphs:
         if rounding:
             names = ("image_encoder", "mask_prompt", "memory_encoder", "track")
             graphs._sessions.update({name: Rounding(component.graph(name)) for name in names})
-        half = track(graphs, scene)
+        half = track_scene(graphs, scene)
     assert full[0].any(axis=(1, 2)).sum() >= 2
-    union = (full | half).sum(axis=(2, 3))
-    overlap = np.where(union > 0, (full & half).sum(axis=(2, 3)) / np.maximum(union, 1), 1.0)
-    assert overlap.mean() > 0.97
-
-
-def track(graphs: Sam2Graphs, scene: Scene) -> np.ndarray:
-    """Masks [frames, objects, H, W] of the objects that are seen on the first frame, from their masks there."""
-    frames = [scene.frame(number) for number in range(scene.num_frames)]
-    state = Sam2VideoTracker(graphs).start(len(frames), scene.height, scene.width)
-    for number, mask_hw in enumerate(scene.masks(0)):
-        if mask_hw.any():
-            state.add_mask(0, number, mask_hw, frames[0])
-    return np.stack([result.masks_nhw() for result in state.propagate(enumerate(frames))])
+    assert overlaps(full, half).mean() > 0.97

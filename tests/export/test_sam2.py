@@ -15,6 +15,7 @@ onnx = pytest.importorskip("onnx", reason="export needs the export environment")
 
 from alref_edge.errors import EngineError, InputError  # noqa: E402
 from export.bundle import ComponentSpec  # noqa: E402
+from export.graph_check import ExportedGraph  # noqa: E402
 from export.sam2 import build_model, export_sam2, reference, save_seeded_checkpoint  # noqa: E402
 from export.sam2.build import read_checkpoint  # noqa: E402
 from export.sam2.checks import (  # noqa: E402
@@ -26,7 +27,8 @@ from export.sam2.checks import (  # noqa: E402
     check_graphs,
     example_runs,
 )
-from export.sam2.graphs import graphs_of  # noqa: E402
+from export.sam2.exporter import write_graph  # noqa: E402
+from export.sam2.graphs import FORMS, graphs_of  # noqa: E402
 from export.sam2.image_encoder import ImageEncoder  # noqa: E402
 from export.sam2.variants import VARIANTS, model_config  # noqa: E402
 
@@ -89,17 +91,17 @@ def features(model: Any) -> dict[str, np.ndarray]:
     return reference.image_encoder(model, noise(1))
 
 
-@pytest.fixture(scope="module")
-def run(component: ComponentSpec) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=FORMS)
+def run(component: ComponentSpec, request: pytest.FixtureRequest) -> Iterator[Any]:
     import onnxruntime
+
+    graphs = component.forms[request.param]["float32"].graphs
 
     sessions: dict[str, Any] = {}
 
     def call(name: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name not in sessions:
-            sessions[name] = onnxruntime.InferenceSession(
-                str(component.float32.graphs[name]), providers=["CPUExecutionProvider"]
-            )
+            sessions[name] = onnxruntime.InferenceSession(graphs[name], providers=["CPUExecutionProvider"])
         session = sessions[name]
         wanted = [each.name for each in session.get_inputs()]
         values = session.run(None, {key: feeds[key] for key in wanted})
@@ -142,18 +144,23 @@ def test_component_tells_the_runtime_what_it_needs(component: ComponentSpec) -> 
     assert component.config["pointer_tpos"] is True
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec, precision: str) -> None:
-    for path in component.forms["standard"][precision].graphs.values():
+def test_graphs_are_single_files_of_the_pinned_versions(component: ComponentSpec, precision: str, form: str) -> None:
+    opsets = {"standard": {"": 18}, "cuda": {"": 18, "com.microsoft": 1}}
+    for path in component.forms[form][precision].graphs.values():
         model = onnx.load(path, load_external_data=False)
         onnx.checker.check_model(model)
-        assert {each.domain: each.version for each in model.opset_import} == {"": 18}
+        assert {each.domain: each.version for each in model.opset_import} == opsets[form]
         assert model.ir_version <= 10
         assert all(each.data_location != onnx.TensorProto.EXTERNAL for each in model.graph.initializer)
 
 
-def test_float16_graphs_have_the_names_of_the_float32_ones_and_hand_on_float16(component: ComponentSpec) -> None:
-    narrow = component.forms["standard"]["float16"]
+@pytest.mark.parametrize("form", FORMS)
+def test_float16_graphs_have_the_names_of_the_float32_ones_and_hand_on_float16(
+    component: ComponentSpec, form: str
+) -> None:
+    narrow = component.forms[form]["float16"]
     assert set(narrow.graphs) == set(narrow.tolerances) == set(component.float32.graphs)
     for name, path in narrow.graphs.items():
         ours, theirs = (onnx.load(each).graph for each in (path, component.float32.graphs[name]))
@@ -261,7 +268,7 @@ def test_sam2_of_the_first_family_has_no_pointer_positions() -> None:
     assert "pointer_pos" not in graphs_of(build_model("sam2_nano", seed=12))["track"].inputs
 
 
-def test_windows_that_need_padding() -> None:
+def test_windows_that_need_padding(tmp_path: Path) -> None:
     config = model_config(VARIANT, video_policy=True)
     config["image_encoder"]["trunk"].update(window_spec=[8, 4, 14, 7], global_att_blocks=[5])
     from hydra.utils import instantiate
@@ -272,9 +279,12 @@ def test_windows_that_need_padding() -> None:
     seed_weights(padded, 0)
     padded.eval().requires_grad_(False)
     image = noise(0)
+    wanted = reference.image_encoder(padded, image)
     values = ImageEncoder(padded)(torch.from_numpy(image))
-    got = dict(zip(("embed", "feat_s0", "feat_s1"), (value.numpy() for value in values), strict=True))
-    close(got, reference.image_encoder(padded, image))
+    close(dict(zip(("embed", "feat_s0", "feat_s1"), (value.numpy() for value in values), strict=True)), wanted)
+    write_graph(graphs_of(padded, "cuda")["image_encoder"], tmp_path / "fused.onnx")
+    fused = ExportedGraph(tmp_path / "fused.onnx", "fused", ["image"], list(wanted))
+    close(fused.run({"image": image}, wanted), wanted)
 
 
 def test_a_check_finds_a_wrong_graph(component: ComponentSpec, model: Any, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def sam2_component(sam2_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     from export.sam2 import export_sam2
 
     folder = tmp_path_factory.mktemp("seeded")
-    return add_to_bundle(folder / "bundle", export_sam2(VARIANT, folder, checkpoint=sam2_checkpoint)).component("sam2")
+    return add_to_bundle(
+        folder / "bundle", export_sam2(VARIANT, folder, checkpoint=sam2_checkpoint, forms=("standard",))
+    ).component("sam2")
 
 
 @pytest.fixture(scope="session")

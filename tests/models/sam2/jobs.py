@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alref_edge.models.sam2 import Sam2VideoTracker, TrackingState
+from alref_edge.datasets.synthetic import Scene
+from alref_edge.models.sam2 import Sam2Graphs, Sam2VideoTracker, TrackingState
 
 Job = dict[str, Any]
 Results = dict[str, np.ndarray]
@@ -179,3 +180,20 @@ def assert_not_trivial(results: Results, *, absent: bool = True, share_of: float
     assert facts["partly"] > 0.5, facts
     assert facts["logit_std"] > 0.1, facts
     return facts
+
+
+def track_scene(graphs: Sam2Graphs, scene: Scene) -> np.ndarray:
+    """Masks [frames, objects, H, W] of the objects that are seen on the first frame, from their masks there."""
+    frames = [scene.frame(number) for number in range(scene.num_frames)]
+    state = Sam2VideoTracker(graphs).start(len(frames), scene.height, scene.width)
+    for number, mask_hw in enumerate(scene.masks(0)):
+        if mask_hw.any():
+            state.add_mask(0, number, mask_hw, frames[0])
+    return np.stack([result.masks_nhw() for result in state.propagate(enumerate(frames))])
+
+
+def overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """IoU of masks [frames, objects, H, W], [frames, objects]; 1 where both are empty."""
+    union = (one | other).sum(axis=(2, 3))
+    found: np.ndarray = np.where(union > 0, (one & other).sum(axis=(2, 3)) / np.maximum(union, 1), 1.0)
+    return found
