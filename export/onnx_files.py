@@ -23,6 +23,7 @@ IR_VERSION = 10
 # What is computed from constants of more numbers than this stays in the graph, and engines fold it when they load it:
 # a table made of its rows and columns, or a scaled weight, would be larger or rounder on disk than what it is made of.
 _FOLDED_NUMBERS = 256
+_MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: a list of modules, outermost first, then the call
 
 
@@ -79,10 +80,12 @@ def write_onnx(
         )
         if program is None:
             raise RuntimeError(f"torch.onnx.export returned nothing for {path.name}")
+        weights = _weights_behind(program.model.graph)
         optimize_ir(program.model, input_size_limit=_FOLDED_NUMBERS, output_size_limit=_FOLDED_NUMBERS)
     model = program.model_proto
     model.ir_version = IR_VERSION
     _keep_one_of_equal(model.graph)
+    _name_weights(model.graph, weights)
     _drop_unread_outputs(model.graph)
     _name_nodes(model.graph)
     for part in (
@@ -99,6 +102,29 @@ def write_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
     return path
+
+
+def _weights_behind(graph: Any) -> dict[str, str]:
+    """By value that is a weight in another order or shape, the weight's name."""
+    behind = {name: name for name in graph.initializers}
+    for node in graph:
+        moves = node.op_type in _MOVES or (node.op_type == "Concat" and len(node.inputs) == 1)
+        if moves and node.inputs[0].name in behind:
+            behind[node.outputs[0].name] = behind[node.inputs[0].name]
+    return behind
+
+
+def _name_weights(graph: onnx.GraphProto, behind: Mapping[str, str]) -> None:
+    """Calls what was folded of a weight as the weight, by which `export/precision.py` knows it."""
+    taken, names = {each.name for each in graph.initializer}, {}
+    for tensor in graph.initializer:
+        weight = behind.get(tensor.name, tensor.name)
+        if weight != tensor.name:
+            names[tensor.name] = weight if weight not in taken else f"{weight}/{tensor.name}"
+            tensor.name = names[tensor.name]
+            taken.add(tensor.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
 
 
 def _drop_unread_outputs(graph: onnx.GraphProto) -> None:

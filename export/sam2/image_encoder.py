@@ -119,16 +119,21 @@ class FusedBlock(Block):
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention inside each of n windows, before the output's projection: [n, H, W, C] → [n, H', W', C']."""
-        n, height, width, channels = x.shape
-        weight, bias = self.qkv.matrix(), self.qkv.bias.reshape(-1)
+        n, height, width, _ = x.shape
+        attended = self.attended(x.flatten(1, 2), height)
+        return attended.reshape(n, height // self.stride, width // self.stride, -1)
+
+    def attended(self, x: Tensor, window: int) -> Tensor:
+        """The same by tokens: [n, window * window, C] → [n, window' * window', C']."""
+        weight, bias, scale = self.qkv.matrix(), self.qkv.bias.reshape(-1), self.qkv.pending
         if self.pool is None:
-            attended = self_attention(x.reshape(n, -1, channels), weight, bias, self.heads, self.qkv.pending)
-            return attended.reshape(n, height, width, -1)
+            return self_attention(x, weight, bias, self.heads, scale)
         q, k, v = (x @ weight.t()).chunk(3, dim=-1)
-        q = self.pooled(q)  # adding a bias commutes with it
-        shape = q.shape
-        q, k, v = (each.reshape(n, -1, shape[-1]) for each in (q, k, v))
-        return attention(q, k, v, self.heads, self.qkv.pending, bias).reshape(shape)
+        return attention(self.pooled_tokens(q, window), k, v, self.heads, scale, bias)
+
+    def pooled_tokens(self, x: Tensor, window: int) -> Tensor:
+        """Max pooling, before or after a bias is added: [n, window * window, C] → [n, window' * window', C]."""
+        return self.pooled(x.reshape(-1, window, window, x.shape[-1])).flatten(1, 2)
 
     def wanted(self, side: int, window: int) -> int:
         """By which windows it takes tokens that lie by `window`: row by row where its own would need padding."""
@@ -147,18 +152,18 @@ class FusedBlock(Block):
         Returns:
             the sum so far, what is to be added to it, and the bias that is to be added too.
         """
-        channels, bias = normed.shape[-1], self.out.bias
-        if self.window == 0:
-            attended = self.attention(normed.reshape(1, side, side, channels))
-        elif self.window == window:
-            attended = self.attention(normed.reshape(-1, window, window, channels))
+        bias, (count, _, channels) = self.out.bias, normed.shape
+        if self.window == window:
+            attended = self.attended(normed, window)
+        elif self.window == 0:
+            attended = self.attended(normed.reshape(1, -1, channels), side)
+            attended = attended.reshape(count, -1, attended.shape[-1])
         else:
             out = torch.Size((1, side // self.stride, side // self.stride))
-            attended = self.windowed(normed.reshape(1, side, side, channels), out)
+            attended = self.windowed(normed.reshape(1, side, side, channels), out).flatten(1, 2)
         if self.shortcut is not None:
-            x = project(normed, self.shortcut).reshape(-1, window, window, self.shortcut.out_features)
-            x, bias = self.pooled(x).flatten(1, 2), bias + self.shortcut.bias
-        x, normed = add_norm(x, project(attended.reshape(x.shape), self.out), self.norm2, bias)
+            x, bias = self.pooled_tokens(project(normed, self.shortcut), window), bias + self.shortcut.bias
+        x, normed = add_norm(x, project(attended, self.out), self.norm2, bias)
         first, last = self.mlp.layers
         branch = project(bias_gelu(project(normed, first), first.bias), last)
         side, window = side // self.stride, window // self.stride

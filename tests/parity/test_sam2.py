@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from alref_edge.bundle import Bundle, Component
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.bundle.verify import sha256_of
 from alref_edge.datasets.synthetic import make_scene
 from alref_edge.models.protocols import TrackingOptions
@@ -148,7 +149,7 @@ class Workplace:
     media: Path
     folder: Path
     checkpoints: dict[tuple[str, int | None], Path] = field(default_factory=dict)
-    graphs: tuple[tuple[str, int | None], Sam2Graphs] | None = None
+    graphs: tuple[tuple[str, int | None, str], Sam2Graphs] | None = None
 
     def checkpoint(self, variant: str, fresh: int | None = None) -> Path:
         """The seeded weights, or the shipped ones with noise, in the official format."""
@@ -164,7 +165,7 @@ class Workplace:
             self.checkpoints[variant, fresh] = path
         return self.checkpoints[variant, fresh]
 
-    def component(self, variant: str, fresh: int | None = None) -> Component:
+    def component(self, variant: str, fresh: int | None, form: str) -> Component:
         """The same weights, exported."""
         from export.bundle import add_to_bundle
         from export.sam2 import export_sam2
@@ -177,14 +178,14 @@ class Workplace:
         if not (bundle / "bundle.json").is_file():
             made = self.folder / f"{variant}-graphs"
             add_to_bundle(bundle, export_sam2(variant, made, checkpoint=checkpoint), name=variant)
-        return Bundle.open(bundle).component("sam2")
+        return Bundle.open(bundle).component("sam2", forms=(form,))
 
-    def graphs_of(self, variant: str, fresh: int | None = None) -> Sam2Graphs:
-        """The exported graphs, those of one set of weights at a time."""
-        if self.graphs is None or self.graphs[0] != (variant, fresh):
+    def graphs_of(self, variant: str, form: str, fresh: int | None = None) -> Sam2Graphs:
+        """The exported graphs, those of one set of weights and one form at a time."""
+        if self.graphs is None or self.graphs[0] != (variant, fresh, form):
             if self.graphs is not None:
                 self.graphs[1].close()
-            self.graphs = ((variant, fresh), Sam2Graphs.open(self.component(variant, fresh), "cpu"))
+            self.graphs = ((variant, fresh, form), Sam2Graphs.open(self.component(variant, fresh, form), "cpu"))
         return self.graphs[1]
 
     def official(
@@ -282,12 +283,13 @@ def workplace(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Workplac
     return Workplace(python, media, folder)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", CASES)
 def test_tracking_equals_the_official_predictor(
-    name: str, workplace: Workplace, record_property: pytest.RecordProperty
+    name: str, form: str, workplace: Workplace, record_property: pytest.RecordProperty
 ) -> None:
     case = CASES[name]
-    frames = _write_case(case, workplace.media / "bedroom.mp4", workplace.folder / name)
+    frames = _write_case(case, workplace.media / "bedroom.mp4", workplace.folder / f"{name}-{form}")
     job = workplace.folder / f"{name}.json"
     job.write_text(json.dumps(case.job(), sort_keys=True))
     masks = [workplace.folder / prompt["mask"] for prompt in case.prompts if "mask" in prompt]
@@ -298,24 +300,27 @@ def test_tracking_equals_the_official_predictor(
     )
     assert len(official["frames_0"]) == case.frames - case.start
     facts = assert_not_trivial(official, absent=case.absent, share_of=case.share_of)
-    tracker = Sam2VideoTracker(workplace.graphs_of(case.variant, case.fresh), TrackingOptions(case.fill_hole_area))
+    tracker = Sam2VideoTracker(
+        workplace.graphs_of(case.variant, form, case.fresh), TrackingOptions(case.fill_hole_area)
+    )
     ours, _ = run_job(tracker, read_frames(frames), case.job(), workplace.folder)
     worst = assert_equal(official, ours, again, noisy=case.grain > 0)
-    print(f"{name}: {worst} {facts}")
+    print(f"{name}, {form}: {worst} {facts}")
     for key, value in {**worst, **facts}.items():
         record_property(key, value)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("variant", SEEDS)
 def test_image_prompts_equal_the_official_predictor(
-    variant: str, workplace: Workplace, record_property: pytest.RecordProperty
+    variant: str, form: str, workplace: Workplace, record_property: pytest.RecordProperty
 ) -> None:
     frames = write_frames(workplace.media / "bedroom.mp4", workplace.folder / "image", 1)
     job = workplace.folder / "image.json"
     job.write_text(json.dumps(IMAGE_PROMPTS, sort_keys=True))
     image = frames / "00000.jpg"
     official = workplace.official("sam2_image", variant, {"image": image}, job, [image])
-    predictor = Sam2ImagePredictor(workplace.graphs_of(variant))
+    predictor = Sam2ImagePredictor(workplace.graphs_of(variant, form))
     predictor.set_image(read_frames(frames)[0])
     shares, worst = [], 0.0
     for number, prompt in enumerate(IMAGE_PROMPTS):
@@ -331,5 +336,5 @@ def test_image_prompts_equal_the_official_predictor(
         shares += list(official[f"masks_{number}"].mean((1, 2)))
         worst = max(worst, difference)
     assert (np.abs(np.array(shares) - 0.5) < 0.49).mean() >= 0.5, shares
-    print(f"{variant}: image prompts, logits within {worst:.1e}")
+    print(f"{variant}, {form}: image prompts, logits within {worst:.1e}")
     record_property("logits", worst)
