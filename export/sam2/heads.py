@@ -180,7 +180,7 @@ def _attended(official: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _enlarged(tokens: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     """A token becomes two by two pixels, beside each other, without the bias: [B, L, C] → [B, 4 L, C']."""
-    weight = conv.weight.permute(0, 2, 3, 1).reshape(conv.in_channels, -1)
+    weight = conv.weight.flatten(2).transpose(1, 2).reshape(conv.in_channels, -1)
     return (tokens @ weight).reshape(tokens.shape[0], -1, conv.out_channels)
 
 

@@ -337,10 +337,10 @@ class FusedMemoryEncoder(MemoryEncoder):
         for block in official.fuser.layers:
             normed = _normed(block.dwconv(_as_map(x, side)), block.norm)
             hidden = bias_gelu(project(normed, block.pwconv1), block.pwconv1.bias)
-            weight, bias = block.pwconv2.weight, block.pwconv2.bias
+            weight, bias = block.pwconv2.weight.t(), block.pwconv2.bias
             if block.gamma is not None:
-                weight, bias = weight * block.gamma.unsqueeze(1), bias * block.gamma
-            x = (x + bias) + hidden @ weight.t()
+                weight, bias = weight * block.gamma, bias * block.gamma
+            x = (x + bias) + hidden @ weight
         outward = official.out_proj
         return _as_map(x @ outward.weight.flatten(1).t(), side) + outward.bias[:, None, None]
 
