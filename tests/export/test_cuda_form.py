@@ -18,6 +18,7 @@ from alref_edge.datasets.synthetic import make_scene  # noqa: E402
 from alref_edge.models.sam2 import Sam2Graphs  # noqa: E402
 from export.bundle import add_to_bundle  # noqa: E402
 from export.cuda_kernels import placement_of  # noqa: E402
+from export.precision import element_types  # noqa: E402
 from export.sam2 import export_sam2  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.models.sam2.jobs import overlaps, track_scene  # noqa: E402
@@ -62,6 +63,24 @@ def test_graphs_are_short(exported: Bundle, tmp_path: Path) -> None:
         onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         nodes = onnx.load(tmp_path / path.name, load_external_data=False).graph.node
         assert len(nodes) <= MOST_NODES[name], name
+
+
+@pytest.mark.parametrize(
+    ("graph", "scores"), [("track", ("iou", "object_score")), ("prompt", ("ious", "object_score"))]
+)
+def test_scores_are_computed_at_full_width(exported: Bundle, graph: str, scores: tuple[str, ...]) -> None:
+    """The policy of float16 knows the weights of heads though they are moved: the last products are float32."""
+    model = onnx.load(exported.component("sam2", "float16", forms=("cuda",)).graph(graph), load_external_data=False)
+    types, made = element_types(model), {name: node for node in model.graph.node for name in node.output}
+    for name in scores:
+        products, values = set(), [name]
+        while values:
+            node = made.get(values.pop())
+            if node is not None and node.op_type == "MatMul":
+                products.add(types[node.input[0]])
+            elif node is not None:
+                values += node.input
+        assert products == {onnx.TensorProto.FLOAT}, name
 
 
 STRAY = """<ir_version: 10, opset_import: ["": 18]>
