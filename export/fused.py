@@ -136,7 +136,8 @@ def _one(name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any], like
 @cache
 def register_schemas() -> None:
     """Tell ONNX's type inference of these operators: every output has the type of the first input."""
-    kinds = onnx.defs.OpSchema.FormalParameterOption
+    kinds, types = onnx.defs.OpSchema.FormalParameterOption, onnx.defs.OpSchema.AttrType
+    attributes = {"epsilon": types.FLOAT, "interleaved": types.INT, "num_heads": types.INT, "scale": types.FLOAT}
     for name in ("Attention", "BiasGelu", "Gelu", "MultiHeadAttention", "RotaryEmbedding", "SkipLayerNormalization"):
         schema = onnx.defs.OpSchema(
             name,
@@ -147,6 +148,7 @@ def register_schemas() -> None:
             ],
             outputs=[onnx.defs.OpSchema.FormalParameter("outputs", "T", param_option=kinds.Variadic)],
             type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(int64)"], "")],
+            attributes=[onnx.defs.OpSchema.Attribute(key, kind, required=False) for key, kind in attributes.items()],
         )
         schema.set_type_and_shape_inference_function(_as_first_input)
         onnx.defs.register_schema(schema)
