@@ -23,7 +23,7 @@ from export.sam2.attention import (
 )
 
 _MANY = 64  # channels: of fewer, a normalisation as one operator would cost more than as several
-_BESIDE = 8  # channels of keys in fused operators that carry the projection's bias
+_BESIDE = 8  # channels beside the keys of fused operators
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class MemoryAttention(nn.Module):
 class FusedMemoryTokens(MemoryTokens):
     """The same for fused operators: keys are [B, N, D + 8], tables are [N, C / 2].
 
-    A row of ones and seven of zeros beside the keys: products want widths that eight divides.
+    Beside the keys are a channel of ones, which carries the projection's bias, and seven of zeros: products want widths
+    that eight divides.
     """
 
     ones: Tensor
@@ -223,7 +224,7 @@ class FusedMemoryTokens(MemoryTokens):
 
 
 class FusedAttentionLayer(AttentionLayer):
-    """The layer in fused operators, on a residual stream; its values are as wide as its keys, as fast kernels want."""
+    """The layer in fused operators, on a residual stream; values are projected to the width of keys, as flash wants."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
