@@ -100,13 +100,14 @@ class Tokens:
 
     def by(self, window: int) -> Tokens:
         """The same by other windows, which divide the grid."""
+        if window == self.window:
+            return self
         small, large = sorted((self.window, window))
         if large % small:
             return self.by(self.side).by(window)
-        x, n, k, channels = self.x, self.side // large, large // small, self.x.shape[-1]
-        if small != large:
-            shape = (n, k, n, k, small, small) if large == window else (n, n, k, small, k, small)
-            x = x.reshape(*shape, channels).permute(0, 2, 1, 4, 3, 5, 6)
+        n, k, channels = self.side // large, large // small, self.x.shape[-1]
+        shape = (n, k, n, k, small, small) if large == window else (n, n, k, small, k, small)
+        x = self.x.reshape(*shape, channels).permute(0, 2, 1, 4, 3, 5, 6)
         return Tokens(x.reshape(-1, window * window, channels), self.side, window)
 
     def projected(self, conv: nn.Conv2d) -> Tokens:

@@ -26,7 +26,7 @@ from tests.models.sam2.jobs import overlaps, track_scene  # noqa: E402
 # Attentions of the official modules: blocks of the trunk; two of each layer of memory attention; seven of the decoder.
 ATTENTIONS = {"image_encoder": 7, "track": 2 * 2 + 7, "prompt": 7, "mask_prompt": 7, "memory_encoder": 0}
 # Nodes after ONNX Runtime's own optimisation: about half of the standard form's 282, 587, 356, 289 and 80.
-MOST_NODES = {"image_encoder": 150, "track": 310, "prompt": 170, "mask_prompt": 130, "memory_encoder": 70}
+MOST_NODES = {"image_encoder": 130, "track": 310, "prompt": 170, "mask_prompt": 130, "memory_encoder": 70}
 PRECISIONS = ("float32", "float16")
 
 
