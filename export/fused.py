@@ -8,7 +8,9 @@ Sources: `docs/ContribOperators.md` of ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -18,6 +20,24 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 DOMAIN = "com.microsoft"
+FORMS = ("standard", "cuda")
+
+_FORM = ContextVar("form", default="standard")
+
+
+@contextmanager
+def writing(form: str) -> Iterator[None]:
+    """Modules that know both forms write themselves in this one, and are never run in it."""
+    token = _FORM.set(form)
+    try:
+        yield
+    finally:
+        _FORM.reset(token)
+
+
+def fusing() -> bool:
+    """Is the form that is being written the one of fused operators?"""
+    return _FORM.get() == "cuda"
 
 
 def project(x: Tensor, linear: nn.Linear) -> Tensor:

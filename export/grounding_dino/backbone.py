@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from alref_edge.errors import InputError
+from export import fused
 from export.grounding_dino.checkpoint import relative_position_index
 from export.grounding_dino.configs import swin_config
-from export.grounding_dino.layers import Affine, Norm, gelu
+from export.grounding_dino.layers import Affine, Norm, fused_attention, hidden_gelu, joined
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -50,9 +51,9 @@ class Backbone(nn.Module):
         rows = self.norm(patches[0].flatten(1).transpose(0, 1))
         levels = []
         for index, stage in enumerate(cast("Iterable[_Stage]", self.stages)):
-            rows = stage(rows, {name[:-2]: table for name, table in tables.items() if name.endswith(f"_{index}")})
+            own = {name[:-2]: table for name, table in tables.items() if name.endswith(f"_{index}")}
+            rows, last = stage(rows, own, cast("Norm", self.norms[index - 1]) if index > 0 else None)
             if index > 0:
-                last = self.norms[index - 1](rows)
                 levels.append(self.projections[index - 1](last))
             if index < 3:
                 rows = stage.merge(rows, tables[f"merge_{index}"])
@@ -70,10 +71,15 @@ class _Stage(nn.Module):
             self.merge_norm = Norm(layer.downsample.norm)
             self.merge_weight = nn.Buffer(layer.downsample.reduction.weight.detach().t().contiguous())
 
-    def forward(self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
-        for block in self.blocks:
-            rows_nc = block(rows_nc, tables)
-        return rows_nc
+    def forward(
+        self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor], norm: Norm | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the blocks make of the rows, and that normalised by `norm`."""
+        blocks = cast("list[_Block]", list(self.blocks))
+        normed = blocks[0].norm1(rows_nc)
+        for block, after in zip(blocks, [*(block.norm1 for block in blocks[1:]), norm], strict=True):
+            rows_nc, normed = block(rows_nc, normed, tables, after)
+        return rows_nc, normed
 
     def merge(self, rows_nc: torch.Tensor, table_m4: torch.Tensor) -> torch.Tensor:
         return torch.matmul(self.merge_norm(_gather(rows_nc, table_m4).flatten(1)), self.merge_weight)
@@ -92,20 +98,39 @@ class _Block(nn.Module):
         self.fc1, self.fc2 = Affine(block.mlp.fc1), Affine(block.mlp.fc2)
         self.bias = _Bias(attention, window_size, shifted=shifted)
 
-    def forward(self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, rows_nc: torch.Tensor, normed_nc: torch.Tensor, tables: dict[str, torch.Tensor], after: Norm | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows, and the same normalised by `norm1`, to rows and these normalised by `after`."""
         into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
-        windows = _gather(self.norm1(rows_nc), tables[into]).flatten(0, 1)
+        windows = _gather(normed_nc, tables[into])
+        if fused.fusing():  # padding and shift cost least on what is narrow: the output's projection comes after it
+            mixed = fused_attention(self, windows, windows, windows, self._bias(tables))
+            mixed = functional.embedding(tables[back], mixed.flatten(0, 1))
+            rows_nc, normed_nc = joined(rows_nc, mixed, self.output, self.norm2)
+        else:
+            mixed = self.output(self._mixed(windows.flatten(0, 1), tables))
+            rows_nc = rows_nc + functional.embedding(tables[back], mixed)
+            normed_nc = self.norm2(rows_nc)
+        hidden = hidden_gelu(normed_nc, self.fc1)
+        if after is None:
+            return rows_nc + self.fc2(hidden), None
+        return joined(rows_nc, hidden, self.fc2, after)
+
+    def _mixed(self, windows: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
         shape = (-1, self.tokens, self.heads, self.width)
         query = self.query(windows).view(shape).transpose(1, 2)
         key = self.key(windows).view(shape).permute(0, 2, 3, 1)
         value = self.value(windows).view(shape).transpose(1, 2)
+        scores = torch.matmul(query, key) + self._bias(tables)
+        mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
+        return mixed.transpose(1, 2).reshape(-1, self.heads * self.width)
+
+    def _bias(self, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What is added to the scores, [1 or windows, heads, n, n]."""
         bias = self.bias()
         bias = functional.embedding(tables["kinds"], bias.flatten(1)) if self.shifted else bias
-        scores = torch.matmul(query, key) + bias.view(-1, self.heads, self.tokens, self.tokens)
-        mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
-        mixed = self.output(mixed.transpose(1, 2).reshape(-1, self.heads * self.width))
-        rows_nc = rows_nc + functional.embedding(tables[back], mixed)
-        return rows_nc + self.fc2(gelu(self.fc1(self.norm2(rows_nc))))
+        return bias.view(-1, self.heads, self.tokens, self.tokens)
 
 
 class _Bias(nn.Module):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from export.grounding_dino.layers import Affine, Attention, Norm, mask_bias
+from export import fused
+from export.grounding_dino.layers import Affine, Attention, Mlp, Norm, fed_forward, joined, mask_bias
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -54,12 +55,12 @@ class Decoder(nn.Module):
         self.text_periods = nn.Buffer(10000 ** _exponents(config.d_model))
         self.enhancer = nn.ModuleList(_EnhancerLayer(layer) for layer in inner.encoder.layers)
         self.proposal_fc, self.proposal_norm = Affine(inner.enc_output), Norm(inner.enc_output_norm)
-        self.proposal_box = _Mlp(inner.encoder_output_bbox_embed)
+        self.proposal_box = Mlp(inner.encoder_output_bbox_embed.layers)
         self.queries = nn.Buffer(inner.query_position_embeddings.weight.detach())
-        self.reference_mlp = _Mlp(inner.decoder.reference_points_head)
+        self.reference_mlp = Mlp(inner.decoder.reference_points_head.layers)
         self.layers = nn.ModuleList(_DecoderLayer(layer) for layer in inner.decoder.layers)
         self.norm = Norm(inner.decoder.layer_norm)
-        self.box = _Mlp(model.bbox_embed[0])
+        self.box = Mlp(model.bbox_embed[0].layers)
         self.frequencies = nn.Buffer(2 * math.pi / 10000.0 ** _exponents(config.d_model // 2))
 
     def forward(
@@ -151,12 +152,14 @@ class _EnhancerLayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, text = self.fusion(rows, text)
         keys = text + text_positions
-        text = self.text_norm1(text + self.text_attention(keys, keys, text, bias))
-        text = self.text_norm2(text + self.text_fc2(torch.relu(self.text_fc1(text))))
+        mixed = self.text_attention(keys, keys, text, bias)
+        _, text = joined(text, mixed, self.text_attention.output, self.text_norm1)
+        text = fed_forward(text, self.text_fc1, self.text_fc2, self.text_norm2)
         # One reference point serves all levels; an offset is in pixels of its level.
         centre, scale = grid[:, None], maps.scales[:, None, None]
-        rows = self.norm1(rows + self.attention(rows + positions, rows, centre, scale, maps))
-        return self.norm2(rows + self.fc2(torch.relu(self.fc1(rows)))), text
+        sampled = self.attention(rows + positions, rows, centre, scale, maps)
+        _, rows = joined(rows, sampled, self.attention.output, self.norm1)
+        return fed_forward(rows, self.fc1, self.fc2, self.norm2), text
 
 
 class _Fusion(nn.Module):
@@ -188,30 +191,46 @@ class _Fusion(nn.Module):
         rows, text = self.vision_norm(rows), self.text_norm(text)
         shape = (-1, self.heads, self.width)
         key_htc = self.key(text).view(shape).transpose(0, 1)
-        asked_htd = torch.matmul(key_htc, self.query_weight)
-        constant_ht1 = torch.matmul(key_htc, self.query_bias)
-        scores = torch.addmm(constant_ht1.flatten(0, 1), asked_htd.flatten(0, 1), rows.transpose(0, 1))
-        scores = torch.clamp(scores - scores.max(), min=-_CLAMP, max=_CLAMP)
-
-        by_text = scores - scores.amax(dim=-1, keepdim=True)
-        by_text = torch.softmax(torch.clamp(by_text, min=-_CLAMP, max=_CLAMP), dim=-1)
-        # Transposed, the longer side of the result is split between threads, and not the shorter: a sum over all image
-        # tokens is then taken in the same blocks by any number of threads, and near-equal proposals keep their order.
-        seen_htd = torch.matmul(rows.transpose(0, 1), by_text.transpose(0, 1)).transpose(0, 1)
-        seen_htd = seen_htd.reshape(self.heads, -1, rows.shape[1])
+        asked_td = torch.matmul(key_htc, self.query_weight).flatten(0, 1)
+        constant_t1 = torch.matmul(key_htc, self.query_bias).flatten(0, 1)
+        if fused.fusing():
+            # A softmax takes off what its scores have in common: the largest, and here the constant of each text token.
+            by_text = torch.softmax(torch.matmul(asked_td, rows.transpose(0, 1)), dim=-1)
+            seen_td = torch.matmul(by_text, rows)
+        else:
+            scores = torch.addmm(constant_t1, asked_td, rows.transpose(0, 1))
+            scores = torch.clamp(scores - scores.max(), min=-_CLAMP, max=_CLAMP)
+            by_text = scores - scores.amax(dim=-1, keepdim=True)
+            by_text = torch.softmax(torch.clamp(by_text, min=-_CLAMP, max=_CLAMP), dim=-1)
+            # Transposed, the longer side of the result is split between threads, and not the shorter: a sum over all
+            # image tokens is then taken in the same blocks by any number of threads, and near-equal proposals keep
+            # their order.
+            seen_td = torch.matmul(rows.transpose(0, 1), by_text.transpose(0, 1)).transpose(0, 1)
+        seen_htd = seen_td.reshape(self.heads, -1, rows.shape[1])
         seen_htc = torch.matmul(seen_htd, self.value_weight) + self.value_bias
         seen = seen_htc.transpose(0, 1).flatten(1)
 
         vision_weight, vision_bias = self.vision_output.scaled()
         vision_weight = vision_weight.view(self.heads, self.width, -1)
         value_htd = torch.matmul(self.text_value(text).view(shape).transpose(0, 1), vision_weight)
-        by_image = torch.softmax(scores.transpose(0, 1).reshape(rows.shape[0], self.heads, -1), dim=-1).flatten(1)
-        told = torch.addmm(vision_bias, by_image, value_htd.flatten(0, 1))
+        by_head = (rows.shape[0], self.heads, -1)
+        if fused.fusing():
+            # Both products have the text on their short side, so that nothing is transposed; the shares of a head sum
+            # to one, and what is added to its values is added to their mean.
+            scores = torch.matmul(rows, asked_td.transpose(0, 1)) + constant_t1.flatten()
+            by_image = torch.softmax(scores.view(by_head), dim=-1).flatten(1)
+            told = torch.matmul(by_image, (value_htd + vision_bias / self.heads).flatten(0, 1))
+        else:
+            by_image = torch.softmax(scores.transpose(0, 1).reshape(by_head), dim=-1).flatten(1)
+            told = torch.addmm(vision_bias, by_image, value_htd.flatten(0, 1))
         return rows + told, text + self.text_output(seen)
 
 
 class _Deformable(nn.Module):
-    """Multi-scale deformable attention; values and outputs lie transposed, [d, tokens], as GridSample wants them."""
+    """Multi-scale deformable attention; values and outputs lie transposed, [d, tokens], as GridSample wants them.
+
+    `forward` leaves the output's projection to `joined`.
+    """
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -247,7 +266,7 @@ class _Deformable(nn.Module):
             part = (sampled * weights[:, None, level]).sum(dim=2)
             total = part if total is None else total + part
         assert total is not None
-        return self.output(total.flatten(0, 1).transpose(0, 1))
+        return total.flatten(0, 1).transpose(0, 1)
 
 
 class _DecoderLayer(nn.Module):
@@ -272,23 +291,15 @@ class _DecoderLayer(nn.Module):
         maps: _Maps,
     ) -> torch.Tensor:
         keys = queries + positions
-        queries = self.norm1(queries + self.self_attention(keys, keys, queries))
-        queries = self.norm2(queries + self.text_attention(queries + positions, text, text))
+        mixed = self.self_attention(keys, keys, queries)
+        _, queries = joined(queries, mixed, self.self_attention.output, self.norm1)
+        mixed = self.text_attention(queries + positions, text, text)
+        _, queries = joined(queries, mixed, self.text_attention.output, self.norm2)
         # Offsets of a box go half its size over the number of points; GridSample's units are twice as large.
         centre, scale = 2 * reference[:, None, :2] - 1, reference[None, :, None, 2:] / self.image_attention.points
-        queries = self.norm3(queries + self.image_attention(queries + positions, memory, centre, scale, maps))
-        return self.norm4(queries + self.fc2(torch.relu(self.fc1(queries))))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, mlp: Any) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(Affine(layer) for layer in mlp.layers)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers[:-1]:
-            rows = torch.relu(layer(rows))
-        return self.layers[-1](rows)
+        sampled = self.image_attention(queries + positions, memory, centre, scale, maps)
+        _, queries = joined(queries, sampled, self.image_attention.output, self.norm3)
+        return fed_forward(queries, self.fc1, self.fc2, self.norm4)
 
 
 def _attention(attention: Any) -> Attention:

@@ -12,7 +12,8 @@ import numpy as np
 from alref_edge.errors import EngineError, InputError
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
-from export.bundle import ComponentSpec, GraphSet, source_of
+from export.bundle import ComponentSpec, GraphSet, file_name, source_of
+from export.fused import FORMS
 from export.graph_check import ExportedGraph
 from export.grounding_dino.configs import bert_config, component_config, official_config, transformers_config
 from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary
@@ -108,20 +109,25 @@ def export_grounding_dino(
     from export.grounding_dino.graphs import write_graph
 
     specs = _specs(model, config, tokenizer)
-    graphs = {name: write_graph(spec, out_dir / f"{name}.onnx") for name, spec in specs.items()}
-    made = {"float32": GraphSet(graphs, TOLERANCES)}
-    verify(model, graphs, config, tokenizer, _CHECKED[variant])
-    if "float16" in precisions:
-        narrow = write_float16(graphs, "grounding_dino")
-        made["float16"] = GraphSet(narrow, FLOAT16.tolerances)
-        verify(model, narrow, config, tokenizer, _CHECKED[variant], FLOAT16)
+    forms: dict[str, dict[str, GraphSet]] = {}
+    for form in FORMS:
+        graphs = {
+            name: write_graph(spec, out_dir / file_name(name, form, "float32"), form) for name, spec in specs.items()
+        }
+        made = {"float32": GraphSet(graphs, TOLERANCES)}
+        verify(model, graphs, config, tokenizer, _CHECKED[variant])
+        if "float16" in precisions:
+            narrow = write_float16(graphs, "grounding_dino")
+            made["float16"] = GraphSet(narrow, FLOAT16.tolerances)
+            verify(model, narrow, config, tokenizer, _CHECKED[variant], FLOAT16)
+        forms[form] = {name: made[name] for name in precisions}
     return ComponentSpec(
         name="grounding_dino",
         variant=variant,
         source=source,
         licence=LICENCE,
         config=config,
-        forms={"standard": {name: made[name] for name in precisions}},
+        forms=forms,
         files={"vocab": out_dir / "vocab.txt"},
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from export.fused import writing
 from export.onnx_files import write_onnx
 
 
@@ -57,8 +58,9 @@ def run_module(spec: GraphSpec, feeds: Mapping[str, np.ndarray]) -> dict[str, np
     return {name: output.numpy() for name, output in zip(spec.outputs, outputs, strict=True)}
 
 
-def write_graph(spec: GraphSpec, path: Path) -> Path:
-    """Export a graph's module to one self-contained ONNX file at `path`."""
+def write_graph(spec: GraphSpec, path: Path, form: str = "standard") -> Path:
+    """Export a graph's module in a form to one self-contained ONNX file at `path`."""
     module = _Flat(spec.module, tuple(spec.feeds), spec.tables)
     inputs = {name: torch.from_numpy(array) for name, array in spec.feeds.items()}
-    return write_onnx(module, inputs, spec.axes, spec.outputs, path)
+    with writing(form):
+        return write_onnx(module, inputs, spec.axes, spec.outputs, path)

@@ -1,12 +1,20 @@
-"""Layers of the export modules: weights ready for the graph, tokens as rows of a matrix (the batch is always one)."""
+"""Layers of the export modules: weights ready for the graph, tokens as rows of a matrix (the batch is always one).
+
+All that the forms of the graphs differ in is here, but for windows (`backbone.py`) and fusion (`decoder.py`): in the
+form `cuda`, attention is one operator, a residual sum and its norm another, and biases go into what follows a product.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from export import fused
 
 
 class Affine(nn.Module):
@@ -51,7 +59,10 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `rows` on `keys`, from the four projections of any of the official attentions."""
+    """Multi-head attention from the four projections of any of the official attentions.
+
+    `forward` leaves the output's projection to `joined`, which it goes to with what it is added to.
+    """
 
     def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear, heads: int) -> None:
         super().__init__()
@@ -62,7 +73,10 @@ class Attention(nn.Module):
     def forward(
         self, rows_nc: torch.Tensor, keys_mc: torch.Tensor, values_mc: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Attend; `bias` is added to the scores [heads, n, m] and may broadcast."""
+        """Let `rows` attend to `keys`; `bias` [1, n, m] is added to the scores."""
+        if fused.fusing():
+            mask = None if bias is None else bias[None]
+            return fused_attention(self, rows_nc[None], keys_mc[None], values_mc[None], mask)[0]
         query = self.query(rows_nc).view(-1, self.heads, self.width).transpose(0, 1)
         key = self.key(keys_mc).view(-1, self.heads, self.width).permute(1, 2, 0)
         value = self.value(values_mc).view(-1, self.heads, self.width).transpose(0, 1)
@@ -70,7 +84,70 @@ class Attention(nn.Module):
         if bias is not None:
             scores = scores + bias
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
-        return self.output(mixed.transpose(0, 1).reshape(-1, self.heads * self.width))
+        return mixed.transpose(0, 1).reshape(-1, self.heads * self.width)
+
+
+def fused_attention(
+    layer: nn.Module, rows_bnc: torch.Tensor, keys_bmc: torch.Tensor, values_bmc: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Attention by one operator, which adds the biases of a layer's `query`, `key` and `value` too.
+
+    The queries' scale is in their weights. `mask` is added to the scores, [1 or B, 1 or heads, n, m].
+    """
+    parts = [each.scaled() for each in (layer.query, layer.key, layer.value)]
+    given = (x @ weight for x, (weight, _) in zip((rows_bnc, keys_bmc, values_bmc), parts, strict=True))
+    return fused.attention(*given, layer.heads, 1.0, bias=torch.cat([bias for _, bias in parts]), mask=mask)
+
+
+def joined(
+    rows_nc: torch.Tensor, branch_nh: torch.Tensor, last: Affine, norm: Norm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of `rows` and a branch that ends in `last`, and the sum normalised."""
+    if fused.fusing():
+        return fused.add_norm(rows_nc, branch_nh @ last.weight, norm, last.bias)
+    total = rows_nc + last(branch_nh)
+    return total, norm(total)
+
+
+def fed_forward(rows_nc: torch.Tensor, fc1: Affine, fc2: Affine, norm: Norm) -> torch.Tensor:
+    """The sum of `rows` and of what two layers with a ReLU between them make of it, normalised."""
+    if fused.fusing():
+        hidden, bias = _through_relus(rows_nc, (fc1, fc2))
+        return fused.add_norm(rows_nc, hidden @ fc2.weight, norm, bias)[1]
+    return joined(rows_nc, torch.relu(fc1(rows_nc)), fc2, norm)[1]
+
+
+class Mlp(nn.Module):
+    """Layers with ReLUs between them."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Affine(layer) for layer in layers)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if fused.fusing():
+            hidden, bias = _through_relus(rows, self.layers)
+            return hidden @ self.layers[-1].weight + bias
+        for layer in self.layers[:-1]:
+            rows = torch.relu(layer(rows))
+        return self.layers[-1](rows)
+
+
+def _through_relus(rows: torch.Tensor, layers: Sequence[Affine]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the last of the layers is given, and the bias that it then adds.
+
+    relu(x + b) is max(x, -b) + b: one operator after a product, and what the next product makes of b is in its bias.
+    """
+    bias = layers[0].bias
+    for layer, after in pairwise(layers):
+        rows = torch.maximum(rows @ layer.weight, -bias)
+        bias = after.bias + bias @ after.weight
+    return rows, bias
+
+
+def hidden_gelu(rows_nc: torch.Tensor, layer: Affine) -> torch.Tensor:
+    """The GELU of what a layer makes of `rows`."""
+    return fused.bias_gelu(rows_nc @ layer.weight, layer.bias) if fused.fusing() else gelu(layer(rows_nc))
 
 
 def gelu(rows: torch.Tensor) -> torch.Tensor:

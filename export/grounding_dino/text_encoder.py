@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from export.grounding_dino.configs import bert_config
-from export.grounding_dino.layers import Affine, Attention, Norm, gelu, mask_bias
+from export.grounding_dino.layers import Affine, Attention, Norm, hidden_gelu, joined, mask_bias
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -57,5 +57,6 @@ class _Layer(nn.Module):
         self.fc1, self.fc2 = Affine(layer.intermediate.dense), Affine(layer.output.dense)
 
     def forward(self, rows_tc: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        rows_tc = self.norm1(rows_tc + self.attention(rows_tc, rows_tc, rows_tc, bias))
-        return self.norm2(rows_tc + self.fc2(gelu(self.fc1(rows_tc))))
+        mixed = self.attention(rows_tc, rows_tc, rows_tc, bias)
+        _, rows_tc = joined(rows_tc, mixed, self.attention.output, self.norm1)
+        return joined(rows_tc, hidden_gelu(rows_tc, self.fc1), self.fc2, self.norm2)[1]
