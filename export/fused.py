@@ -8,9 +8,7 @@ Sources: `docs/ContribOperators.md` of ONNX Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,24 +18,6 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 DOMAIN = "com.microsoft"
-FORMS = ("standard", "cuda")
-
-_FORM = ContextVar("form", default="standard")
-
-
-@contextmanager
-def writing(form: str) -> Iterator[None]:
-    """Modules that know both forms write themselves in this one, and are never run in it."""
-    token = _FORM.set(form)
-    try:
-        yield
-    finally:
-        _FORM.reset(token)
-
-
-def fusing() -> bool:
-    """Is the form that is being written the one of fused operators?"""
-    return _FORM.get() == "cuda"
 
 
 def project(x: Tensor, linear: nn.Linear) -> Tensor:
@@ -147,6 +127,11 @@ def relu_layers(x: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Ten
         x = torch.maximum(x, -bias) @ weight
         bias = following + bias @ weight
     return x, bias
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, in one go (ONNX's own `Sum`)."""
+    return symbolic("Sum", tuple(parts), dtype=parts[0].dtype, shape=parts[0].shape)
 
 
 def _one(name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any], like: Tensor, shape: Any) -> Tensor:

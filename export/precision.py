@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ class Policy:
     float16_borders: frozenset[str] = frozenset()
 
 
-POLICIES: Mapping[str, Policy] = {
+POLICIES: dict[str, Policy] = {
     # Scores decide which mask is taken and whether there is an object at all; prompts are places in pixels.
     "sam2": Policy(
         float32_weights=("iou_prediction_head", "pred_obj_score_head", r"(^|\.)gaussian$"),
@@ -80,6 +80,16 @@ POLICIES: Mapping[str, Policy] = {
     # Convolutions; the mean over the patch is a ReduceMean, float32 already.
     "yamnet": Policy(),
 }
+
+
+# Where things are sampled stays float32, as `GridSample` wants: from the biases on, so that each product is cast once.
+POLICIES["grounding_dino.cuda"] = replace(
+    POLICIES["grounding_dino"],
+    float32_weights=(
+        *POLICIES["grounding_dino"].float32_weights,
+        r"attention\.(offsets\.bias|weights\.bias|value_bias)$",
+    ),
+)
 
 
 def check_precisions(precisions: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from export.beats.configs import FBANK_MEAN, FBANK_STD, MEL_BINS, BeatsConfig, v
 from export.beats.labels import Labels, named_labels, silence_of, write_labels
 from export.beats.model import BeatsModel
 from export.beats.seeding import seeded_checkpoint
-from export.bundle import ComponentSpec, GraphSet, source_of
+from export.bundle import ComponentSpec, GraphSet, file_name, source_of
+from export.forms import FORMS, writing
 from export.graph_check import ExportedGraph
 from export.onnx_files import write_onnx
 from export.precision import check_precisions, write_float16
@@ -85,12 +86,15 @@ def export_beats(
     labels = named_labels(made.labels, ontology)
     model = build_model(made)
     out_dir.mkdir(parents=True, exist_ok=True)
-    graphs = {GRAPH: write_graph(model, out_dir / f"{GRAPH}.onnx")}
     examples = example_runs(model)
-    sets = {"float32": GraphSet(graphs, _accepted(graphs, examples, "float32"))}
-    if "float16" in precisions:
-        narrow = write_float16(graphs, KIND)
-        sets["float16"] = GraphSet(narrow, _accepted(narrow, examples, "float16"))
+    forms: dict[str, dict[str, GraphSet]] = {}
+    for form in FORMS:
+        graphs = {GRAPH: write_graph(model, out_dir / file_name(GRAPH, form, "float32"), form)}
+        sets = {"float32": GraphSet(graphs, _accepted(graphs, examples, "float32"))}
+        if "float16" in precisions:
+            narrow = write_float16(graphs, KIND)
+            sets["float16"] = GraphSet(narrow, _accepted(narrow, examples, "float16"))
+        forms[form] = {each: sets[each] for each in precisions}
     return ComponentSpec(
         name=name,
         kind=KIND,
@@ -98,7 +102,7 @@ def export_beats(
         source=source,
         licence=LICENCE,
         config=component_config(model.config, labels),
-        forms={"standard": {each: sets[each] for each in precisions}},
+        forms=forms,
         files={"labels": write_labels(labels, out_dir / "labels.json")},
     )
 
@@ -115,16 +119,17 @@ def component_config(config: BeatsConfig, labels: Labels) -> dict[str, Any]:
     }
 
 
-def write_graph(model: BeatsModel, path: Path) -> Path:
-    """Write the model: `fbank` float32 [1, T, 128] to `probabilities` float32 [1, labels]."""
-    return write_onnx(
-        model,
-        {"fbank": torch.zeros(1, _TRACED_FRAMES, MEL_BINS)},
-        {"fbank": {1: "frames"}},
-        ("probabilities",),
-        path,
-        smallest=model.config.input_patch_size,
-    )
+def write_graph(model: BeatsModel, path: Path, form: str = "standard") -> Path:
+    """Write the model in a form: `fbank` float32 [1, T, 128] to `probabilities` float32 [1, labels]."""
+    with writing(form):
+        return write_onnx(
+            model,
+            {"fbank": torch.zeros(1, _TRACED_FRAMES, MEL_BINS)},
+            {"fbank": {1: "frames"}},
+            ("probabilities",),
+            path,
+            smallest=model.config.input_patch_size,
+        )
 
 
 def example_runs(model: BeatsModel, frames: Sequence[int] = _CHECKED_FRAMES) -> list[Example]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.beats.configs import BeatsConfig
+from export import fused
+from export.forms import fusing, hidden_gelu, joined
 from export.gelu import gelu
 
 # Logits of attention are kept smaller by this until the softmax, so that float16 can hold them; a power of two, which
@@ -76,7 +78,8 @@ class Encoder(nn.Module):
         return self.layer_norm(tokens_bld) if self.layer_norm_first else tokens_bld
 
     def position_bias(self, length: int) -> Tensor | None:
-        """The bias of attention `[heads, L, L]` by distance, divided by `_ALPHA`; None where there is none.
+        """The bias of attention `[heads, L, L]` by distance, divided by `_ALPHA` where the logits are; None where there
+        is none.
 
         Patches of one moment follow each other, low bins first: a distance counts patches in that order.
         """
@@ -87,7 +90,8 @@ class Encoder(nn.Module):
         buckets_ll = torch.take(self.buckets, distances_ll + self.max_distance)
         first = cast("Layer", self.layers[0])
         bias_llh = first.self_attn.relative_attention_bias(buckets_ll)
-        return bias_llh.permute(2, 0, 1) / _ALPHA
+        bias_hll = bias_llh.permute(2, 0, 1)
+        return bias_hll if fusing() else bias_hll / _ALPHA
 
 
 class PositionalConvolution(nn.Module):
@@ -119,24 +123,31 @@ class Layer(nn.Module):
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width)
-        self.activation = gelu if config.activation_fn == "gelu" else functional.relu
+        self.activation_fn = config.activation_fn
         self.norm_first = config.layer_norm_first
         self.residual_scale = (2 * config.encoder_layers) ** 0.25 if config.deep_norm else 1.0
 
     def forward(self, tokens_bld: Tensor, bias_hll: Tensor | None) -> Tensor:
+        out_proj = self.self_attn.out_proj
         if self.norm_first:
-            tokens_bld = tokens_bld + self.self_attn(self.self_attn_layer_norm(tokens_bld), bias_hll)
-            return tokens_bld + self._feed_forward(self.final_layer_norm(tokens_bld))
+            mixed = self.self_attn(self.self_attn_layer_norm(tokens_bld), bias_hll)
+            tokens_bld, normed_bld = joined(tokens_bld, mixed, out_proj, self.final_layer_norm)
+            return joined(tokens_bld, self._hidden(normed_bld), self.fc2, None)[0]
         scale = self.residual_scale
-        tokens_bld = self.self_attn_layer_norm(tokens_bld * scale + self.self_attn(tokens_bld, bias_hll))
-        return self.final_layer_norm(tokens_bld * scale + self._feed_forward(tokens_bld))
+        scaled_bld, mixed = tokens_bld * scale, self.self_attn(tokens_bld, bias_hll)
+        _, tokens_bld = joined(scaled_bld, mixed, out_proj, self.self_attn_layer_norm)
+        return joined(tokens_bld * scale, self._hidden(tokens_bld), self.fc2, self.final_layer_norm)[1]
 
-    def _feed_forward(self, tokens_bld: Tensor) -> Tensor:
-        return self.fc2(self.activation(self.fc1(tokens_bld)))
+    def _hidden(self, tokens_bld: Tensor) -> Tensor:
+        """What the feed-forward's last layer is given."""
+        if self.activation_fn == "gelu":
+            return hidden_gelu(tokens_bld, self.fc1)
+        return functional.relu(self.fc1(tokens_bld))
 
 
 class Attention(nn.Module):
-    """Attention whose bias by distance each query scales by two gates of its own (`gru_rel_pos`)."""
+    """Attention whose bias by distance each query scales by two gates of its own (`gru_rel_pos`); `out_proj` is left to
+    the layer."""
 
     def __init__(self, config: BeatsConfig, table: nn.Embedding | None) -> None:
         super().__init__()
@@ -151,6 +162,12 @@ class Attention(nn.Module):
 
     def forward(self, tokens_bld: Tensor, bias_hll: Tensor | None) -> Tensor:
         shape = (tokens_bld.shape[0], tokens_bld.shape[1], self.heads, self.head_dim)
+        if fusing():  # the gates want the queries with their bias; fused, no logit is ever float16
+            query = self.q_proj(tokens_bld)
+            mask = None if bias_hll is None else self._gated(query.reshape(shape).transpose(1, 2), bias_hll)
+            key, value = (fused.project(tokens_bld, layer) for layer in (self.k_proj, self.v_proj))
+            bias = torch.cat([torch.zeros_like(self.q_proj.bias), self.k_proj.bias, self.v_proj.bias])
+            return fused.attention(query, key, value, self.heads, self.head_dim**-0.5, bias=bias, mask=mask)
         query, key, value = (
             project(tokens_bld).reshape(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -158,11 +175,11 @@ class Attention(nn.Module):
         if bias_hll is not None:
             logits_bhll = logits_bhll + self._gated(query, bias_hll)
         mixed_bhld = torch.softmax(logits_bhll * _ALPHA, dim=-1) @ value
-        return self.out_proj(mixed_bhld.transpose(1, 2).flatten(2))
+        return mixed_bhld.transpose(1, 2).flatten(2)
 
     def _gated(self, query_bhld: Tensor, bias_hll: Tensor) -> Tensor:
         if not hasattr(self, "grep_linear"):
-            return bias_hll
+            return bias_hll[None]
         # Each gate is a sum of four outputs of `grep_linear`: one product with the sum of their weights.
         weight = self.grep_linear.weight.reshape(2, _GATE_SHARES, self.head_dim).sum(dim=1)
         offset = self.grep_linear.bias.reshape(2, _GATE_SHARES).sum(dim=1)

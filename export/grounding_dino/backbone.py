@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from alref_edge.errors import InputError
-from export import fused
+from export.forms import fusing
 from export.grounding_dino.checkpoint import relative_position_index
 from export.grounding_dino.configs import swin_config
 from export.grounding_dino.layers import Affine, Norm, fused_attention, hidden_gelu, joined
@@ -91,6 +91,7 @@ class _Block(nn.Module):
         attention = block.attention
         self.heads, self.width = heads, attention.head_dim
         self.tokens = window_size**2
+        self._by_window = (-1, self.heads, self.tokens, self.tokens)
         self.shifted = shifted
         self.norm1, self.norm2 = Norm(block.layernorm_before), Norm(block.layernorm_after)
         self.query, self.key = Affine(attention.q_proj, self.width**-0.5), Affine(attention.k_proj)
@@ -104,8 +105,8 @@ class _Block(nn.Module):
         """Rows, and the same normalised by `norm1`, to rows and these normalised by `after`."""
         into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
         windows = _gather(normed_nc, tables[into])
-        if fused.fusing():  # padding and shift cost least on what is narrow: the output's projection comes after it
-            mixed = fused_attention(self, windows, windows, windows, self._bias(tables))
+        if fusing():  # padding and shift cost least on what is narrow: the output's projection comes after it
+            mixed = fused_attention(self, windows, windows, windows, self._bias(tables).view(self._by_window))
             mixed = functional.embedding(tables[back], mixed.flatten(0, 1))
             rows_nc, normed_nc = joined(rows_nc, mixed, self.output, self.norm2)
         else:
@@ -122,15 +123,15 @@ class _Block(nn.Module):
         query = self.query(windows).view(shape).transpose(1, 2)
         key = self.key(windows).view(shape).permute(0, 2, 3, 1)
         value = self.value(windows).view(shape).transpose(1, 2)
-        scores = torch.matmul(query, key) + self._bias(tables)
+        bias = self._bias(tables)
+        scores = torch.matmul(query, key) + bias.view(self._by_window)
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value)
         return mixed.transpose(1, 2).reshape(-1, self.heads * self.width)
 
     def _bias(self, tables: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What is added to the scores, [1 or windows, heads, n, n]."""
+        """What is added to the scores: [1, heads, n, n], or [windows, heads n n] where they are shifted."""
         bias = self.bias()
-        bias = functional.embedding(tables["kinds"], bias.flatten(1)) if self.shifted else bias
-        return bias.view(-1, self.heads, self.tokens, self.tokens)
+        return functional.embedding(tables["kinds"], bias.flatten(1)) if self.shifted else bias
 
 
 class _Bias(nn.Module):

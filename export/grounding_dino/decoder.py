@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from export import fused
+from export.forms import fusing
 from export.grounding_dino.layers import Affine, Attention, Mlp, Norm, fed_forward, joined, mask_bias
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.proposal_box(embedding(chosen, memory)) + embedding(chosen, proposals))
 
     def _query_positions(self, reference: torch.Tensor) -> torch.Tensor:
+        if fusing():
+            # A cosine is a sine a quarter turn on.
+            phases = math.pi / 2 * (torch.arange(len(self.frequencies)) % 2)
+            places = reference.index_select(1, torch.tensor([1, 0, 2, 3]))
+            return self.reference_mlp(torch.sin(places[:, :, None] * self.frequencies + phases).flatten(1))
         angles = reference[:, :, None] * self.frequencies
         sine = torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(2)
         return self.reference_mlp(torch.cat([sine[:, 1], sine[:, 0], sine[:, 2], sine[:, 3]], dim=-1))
@@ -191,9 +197,10 @@ class _Fusion(nn.Module):
         rows, text = self.vision_norm(rows), self.text_norm(text)
         shape = (-1, self.heads, self.width)
         key_htc = self.key(text).view(shape).transpose(0, 1)
-        asked_td = torch.matmul(key_htc, self.query_weight).flatten(0, 1)
+        asked_htd = torch.matmul(key_htc, self.query_weight)
         constant_t1 = torch.matmul(key_htc, self.query_bias).flatten(0, 1)
-        if fused.fusing():
+        asked_td = asked_htd.flatten(0, 1)
+        if fusing():
             # A softmax takes off what its scores have in common: the largest, and here the constant of each text token.
             by_text = torch.softmax(torch.matmul(asked_td, rows.transpose(0, 1)), dim=-1)
             seen_td = torch.matmul(by_text, rows)
@@ -214,7 +221,7 @@ class _Fusion(nn.Module):
         vision_weight = vision_weight.view(self.heads, self.width, -1)
         value_htd = torch.matmul(self.text_value(text).view(shape).transpose(0, 1), vision_weight)
         by_head = (rows.shape[0], self.heads, -1)
-        if fused.fusing():
+        if fusing():
             # Both products have the text on their short side, so that nothing is transposed; the shares of a head sum
             # to one, and what is added to its values is added to their mean.
             scores = torch.matmul(rows, asked_td.transpose(0, 1)) + constant_t1.flatten()
@@ -257,14 +264,22 @@ class _Deformable(nn.Module):
         )
         weights = torch.softmax(self.weights(queries).view(-1, self.heads, _LEVELS * self.points), dim=-1)
         weights = weights.permute(1, 2, 0).view(self.heads, _LEVELS, self.points, -1)
-        values = torch.addmm(self.value_bias, self.value_weight, memory.transpose(0, 1))
+        if fusing():
+            values = torch.matmul(self.value_weight, memory.transpose(0, 1)) + self.value_bias
+        else:
+            values = torch.addmm(self.value_bias, self.value_weight, memory.transpose(0, 1))
         total: torch.Tensor | None = None
+        parts = []
         for level in range(_LEVELS):
             sampled = nn.functional.grid_sample(
                 maps.level(values, level, self.heads), grids[level], padding_mode="zeros", align_corners=False
             )
-            part = (sampled * weights[:, None, level]).sum(dim=2)
-            total = part if total is None else total + part
+            parts.append(sampled * weights[:, None, level])
+            if not fusing():
+                part = parts[-1].sum(dim=2)
+                total = part if total is None else total + part
+        if fusing():  # over the points last, by a product: CUDA has no fast sum over an axis in the middle
+            total = torch.matmul(torch.ones(1, self.points), fused.total(parts)).squeeze(2)
         assert total is not None
         return total.flatten(0, 1).transpose(0, 1)
 

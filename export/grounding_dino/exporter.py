@@ -13,7 +13,7 @@ from alref_edge.errors import EngineError, InputError
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
 from export.bundle import ComponentSpec, GraphSet, file_name, source_of
-from export.fused import FORMS
+from export.forms import FORMS
 from export.graph_check import ExportedGraph
 from export.grounding_dino.configs import bert_config, component_config, official_config, transformers_config
 from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary
@@ -49,6 +49,7 @@ FLOAT32 = Limits(TOLERANCES)
 # Near-equal proposals come and go by rounding. Masks over many frames are what a precision is accepted by.
 FLOAT16 = Limits({"backbone": 0.1, "text_encoder": 0.1, "decoder": 0.1}, confident=0.25, share=0.75)
 
+_POLICIES = {"standard": "grounding_dino", "cuda": "grounding_dino.cuda"}
 _TRACED = (210, 270)
 _CHECKED = {"nano": ((240, 320), (131, 197)), "swin_t": ((240, 320), (333, 500)), "swin_b": ((240, 320), (333, 411))}
 _CAPTIONS = ("the dog on the left.", "a cat. two people next to the red car. dog")
@@ -117,7 +118,7 @@ def export_grounding_dino(
         made = {"float32": GraphSet(graphs, TOLERANCES)}
         verify(model, graphs, config, tokenizer, _CHECKED[variant])
         if "float16" in precisions:
-            narrow = write_float16(graphs, "grounding_dino")
+            narrow = write_float16(graphs, _POLICIES[form])
             made["float16"] = GraphSet(narrow, FLOAT16.tolerances)
             verify(model, narrow, config, tokenizer, _CHECKED[variant], FLOAT16)
         forms[form] = {name: made[name] for name in precisions}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from export.fused import writing
+from export.forms import writing
 from export.onnx_files import write_onnx
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from export import fused
+from export.forms import fusing
 
 
 class Affine(nn.Module):
@@ -43,6 +44,8 @@ class Affine(nn.Module):
 
     def forward(self, rows_nc: torch.Tensor) -> torch.Tensor:
         weight, bias = self.scaled()
+        if fusing():  # apart, so that float16 may end between them: see POLICIES
+            return rows_nc @ weight + bias
         return torch.addmm(bias, rows_nc, weight)
 
 
@@ -74,9 +77,9 @@ class Attention(nn.Module):
         self, rows_nc: torch.Tensor, keys_mc: torch.Tensor, values_mc: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Let `rows` attend to `keys`; `bias` [1, n, m] is added to the scores."""
-        if fused.fusing():
+        if fusing():
             mask = None if bias is None else bias[None]
-            return fused_attention(self, rows_nc[None], keys_mc[None], values_mc[None], mask)[0]
+            return fused_attention(self, rows_nc[None], keys_mc[None], values_mc[None], mask).squeeze(0)
         query = self.query(rows_nc).view(-1, self.heads, self.width).transpose(0, 1)
         key = self.key(keys_mc).view(-1, self.heads, self.width).permute(1, 2, 0)
         value = self.value(values_mc).view(-1, self.heads, self.width).transpose(0, 1)
@@ -103,7 +106,7 @@ def joined(
     rows_nc: torch.Tensor, branch_nh: torch.Tensor, last: Affine, norm: Norm
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of `rows` and a branch that ends in `last`, and the sum normalised."""
-    if fused.fusing():
+    if fusing():
         return fused.add_norm(rows_nc, branch_nh @ last.weight, norm, last.bias)
     total = rows_nc + last(branch_nh)
     return total, norm(total)
@@ -111,7 +114,7 @@ def joined(
 
 def fed_forward(rows_nc: torch.Tensor, fc1: Affine, fc2: Affine, norm: Norm) -> torch.Tensor:
     """The sum of `rows` and of what two layers with a ReLU between them make of it, normalised."""
-    if fused.fusing():
+    if fusing():
         hidden, bias = _through_relus(rows_nc, (fc1, fc2))
         return fused.add_norm(rows_nc, hidden @ fc2.weight, norm, bias)[1]
     return joined(rows_nc, torch.relu(fc1(rows_nc)), fc2, norm)[1]
@@ -125,7 +128,7 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList(Affine(layer) for layer in layers)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        if fused.fusing():
+        if fusing():
             hidden, bias = _through_relus(rows, self.layers)
             return hidden @ self.layers[-1].weight + bias
         for layer in self.layers[:-1]:
@@ -147,7 +150,7 @@ def _through_relus(rows: torch.Tensor, layers: Sequence[Affine]) -> tuple[torch.
 
 def hidden_gelu(rows_nc: torch.Tensor, layer: Affine) -> torch.Tensor:
     """The GELU of what a layer makes of `rows`."""
-    return fused.bias_gelu(rows_nc @ layer.weight, layer.bias) if fused.fusing() else gelu(layer(rows_nc))
+    return fused.bias_gelu(rows_nc @ layer.weight, layer.bias) if fusing() else gelu(layer(rows_nc))
 
 
 def gelu(rows: torch.Tensor) -> torch.Tensor:

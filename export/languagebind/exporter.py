@@ -11,7 +11,8 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.models.languagebind.text import ClipTokenizer
-from export.bundle import ComponentSpec, GraphSet, source_of
+from export.bundle import ComponentSpec, GraphSet, file_name, source_of
+from export.forms import FORMS, writing
 from export.graph_check import ExportedGraph
 from export.languagebind.configs import (
     AudioConfig,
@@ -102,21 +103,24 @@ def export_languagebind(
     out_dir.mkdir(parents=True, exist_ok=True)
     vocab, merges = write_vocabulary(*towers.vocabulary, out_dir)
     examples = _examples(towers, ClipTokenizer(vocab, merges, context_length=towers.text_config.positions))
-    written = {name: _write(module, name, examples, out_dir) for name, module in towers.graphs.items()}
-    made: dict[str, GraphSet] = {}
-    for precision in ("float32", "float16"):
-        if precision not in precisions and precision != "float32":
-            continue
-        paths = written if precision == "float32" else write_float16(written, "languagebind")
-        verify(towers.graphs, paths, examples, TOLERANCES[precision])
-        made[precision] = GraphSet(paths, dict.fromkeys(paths, TOLERANCES[precision]))
+    forms: dict[str, dict[str, GraphSet]] = {}
+    for form in FORMS:
+        written = {name: _write(module, name, examples, out_dir, form) for name, module in towers.graphs.items()}
+        made: dict[str, GraphSet] = {}
+        for precision in ("float32", "float16"):
+            if precision not in precisions and precision != "float32":
+                continue
+            paths = written if precision == "float32" else write_float16(written, "languagebind")
+            verify(towers.graphs, paths, examples, TOLERANCES[precision])
+            made[precision] = GraphSet(paths, dict.fromkeys(paths, TOLERANCES[precision]))
+        forms[form] = {name: made[name] for name in precisions}
     return ComponentSpec(
         name="languagebind",
         variant=variant,
         source=towers.source,
         licence=LICENCE,
         config=component_config(towers.audio_config, towers.text_config, towers.text_graphs),
-        forms={"standard": {name: made[name] for name in precisions}},
+        forms=forms,
         files={"vocab": vocab, "merges": merges},
     )
 
@@ -250,13 +254,15 @@ def _examples(towers: Towers, tokenizer: ClipTokenizer) -> dict[str, list[np.nda
     return {"audio": [pictures[:2], pictures[2:]], "text": texts, "image_text": texts}
 
 
-def _write(module: nn.Module, name: str, examples: Mapping[str, Iterable[np.ndarray]], out_dir: Path) -> Path:
+def _write(
+    module: nn.Module, name: str, examples: Mapping[str, Iterable[np.ndarray]], out_dir: Path, form: str
+) -> Path:
     import torch
 
     from export.onnx_files import write_onnx
 
     example = torch.from_numpy(next(iter(examples[name])))
     axes = {0: "B"} if name == "audio" else {0: "B", 1: "T"}
-    return write_onnx(
-        module, {INPUTS[name]: example}, {INPUTS[name]: axes}, [OUTPUT], out_dir / f"{name}.onnx", smallest=1
-    )
+    path = out_dir / file_name(name, form, "float32")
+    with writing(form):
+        return write_onnx(module, {INPUTS[name]: example}, {INPUTS[name]: axes}, [OUTPUT], path, smallest=1)

@@ -5,15 +5,19 @@ Written for export: embeddings come out with length 1, and the text tower takes 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from export.gelu import gelu
+from export import fused
+from export.forms import fusing, hidden_gelu, joined
 from export.languagebind.configs import AudioConfig, EncoderConfig, TextConfig
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads, with a boolean mask `[T, T]` of what sees what, or without."""
+    """Self-attention of several heads, with a boolean mask `[T, T]` of what sees what, or without; `out_proj` is left
+    to the layer."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -25,6 +29,8 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(config.width, config.width)
 
     def forward(self, x_btc: Tensor, mask_tt: Tensor | None) -> Tensor:
+        if fusing():
+            return self._fused(x_btc, mask_tt)
         query, key, value = (
             project(x_btc).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -32,11 +38,23 @@ class Attention(nn.Module):
         scores = (query * self.scale) @ key.transpose(2, 3)
         if mask_tt is not None:
             scores = torch.where(mask_tt, scores, float("-inf"))
-        return self.out_proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+        return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+
+    def _fused(self, x_btc: Tensor, mask_tt: Tensor | None) -> Tensor:
+        """In the form of fused operators: one product for all three where there is no mask."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        bias = torch.cat([layer.bias for layer in layers])
+        if mask_tt is None:
+            # Transposed each, as the other form's products have them: the file holds them once.
+            weight = torch.cat([layer.weight.t() for layer in layers], dim=1).t()
+            return fused.self_attention(x_btc, weight, bias, self.heads, self.scale)
+        mask = torch.where(mask_tt, 0.0, float("-inf"))[None, None]
+        parts = (fused.project(x_btc, layer) for layer in layers)
+        return fused.attention(*parts, self.heads, self.scale, bias=bias, mask=mask)
 
 
 class Mlp(nn.Module):
-    """Two linear layers and what bends the line between them."""
+    """Two linear layers and what bends the line between them; the second is left to the layer."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -45,8 +63,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(config.inner, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.activation == "gelu":
+            return hidden_gelu(x, self.fc1)
         x = self.fc1(x)
-        return self.fc2(gelu(x) if self.activation == "gelu" else x * torch.sigmoid(1.702 * x))
+        return x * torch.sigmoid(1.702 * x)
 
 
 class Layer(nn.Module):
@@ -59,9 +79,12 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
         self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
 
-    def forward(self, x: Tensor, mask_tt: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), mask_tt)
-        return x + self.mlp(self.layer_norm2(x))
+    def forward(
+        self, x: Tensor, normed: Tensor, mask_tt: Tensor | None, after: nn.LayerNorm | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x, and it normalised by `layer_norm1`, to the next x, and it normalised by `after`."""
+        x, normed = joined(x, self.self_attn(normed, mask_tt), self.self_attn.out_proj, self.layer_norm2)
+        return joined(x, self.mlp(normed), self.mlp.fc2, after)
 
 
 class Encoder(nn.Module):
@@ -72,8 +95,10 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
     def forward(self, x: Tensor, mask_tt: Tensor | None = None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, mask_tt)
+        layers = cast("list[Layer]", list(self.layers))
+        normed = layers[0].layer_norm1(x)
+        for layer, after in zip(layers, [*(layer.layer_norm1 for layer in layers[1:]), None], strict=True):
+            x, normed = layer(x, normed, mask_tt, after)
         return x
 
 
