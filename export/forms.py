@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from export import fused
 from export.gelu import gelu
 
-FORMS = ("standard", "cuda")
-
 _FORM = ContextVar("form", default="standard")
 
 
@@ -35,14 +33,12 @@ def fusing() -> bool:
     return _FORM.get() == "cuda"
 
 
-def joined(
-    x: Tensor, branch: Tensor, last: nn.Linear, norm: nn.LayerNorm | None
-) -> tuple[Tensor, Tensor | None]:
-    """The sum of x and a branch that ends in the layer `last`, and the sum normalised, if there is a norm."""
-    if norm is not None and fusing():
+def joined(x: Tensor, branch: Tensor, last: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """The sum of x and a branch that ends in the layer `last`, and the sum normalised."""
+    if fusing():
         return fused.add_norm(x, fused.project(branch, last), norm, last.bias)
     total = x + last(branch)
-    return total, norm(total) if norm is not None else None
+    return total, norm(total)
 
 
 def hidden_gelu(x: Tensor, linear: nn.Linear) -> Tensor:

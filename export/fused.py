@@ -65,13 +65,13 @@ def attention(
     return _one("MultiHeadAttention", inputs, attributes, q, (*q.shape[:2], v.shape[2]))
 
 
-def add_norm(x: Tensor, branch: Tensor, norm: nn.LayerNorm, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, branch: Tensor, norm: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A residual sum and its layer normalisation (`SkipLayerNormalization`).
 
     Args:
         x: [..., L, C], the residual stream; its batch may be 1.
         branch: what is added to it.
-        norm: over C.
+        norm: `nn.LayerNorm` over C, or what has its `weight`, `bias` and `eps`.
         bias: [C], of the linear layer that made the branch.
 
     Returns:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import InputError
 from export.beats.checkpoint import build_model, load_checkpoint
 from export.beats.configs import FBANK_MEAN, FBANK_STD, MEL_BINS, BeatsConfig, variant_of
@@ -17,7 +18,7 @@ from export.beats.labels import Labels, named_labels, silence_of, write_labels
 from export.beats.model import BeatsModel
 from export.beats.seeding import seeded_checkpoint
 from export.bundle import ComponentSpec, GraphSet, file_name, source_of
-from export.forms import FORMS, writing
+from export.forms import writing
 from export.graph_check import ExportedGraph
 from export.onnx_files import write_onnx
 from export.precision import check_precisions, write_float16

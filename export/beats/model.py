@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.beats.configs import BeatsConfig
 from export import fused
+from export.beats.configs import BeatsConfig
 from export.forms import fusing, hidden_gelu, joined
 from export.gelu import gelu
 
@@ -132,7 +132,7 @@ class Layer(nn.Module):
         if self.norm_first:
             mixed = self.self_attn(self.self_attn_layer_norm(tokens_bld), bias_hll)
             tokens_bld, normed_bld = joined(tokens_bld, mixed, out_proj, self.final_layer_norm)
-            return joined(tokens_bld, self._hidden(normed_bld), self.fc2, None)[0]
+            return tokens_bld + self.fc2(self._hidden(normed_bld))
         scale = self.residual_scale
         scaled_bld, mixed = tokens_bld * scale, self.self_attn(tokens_bld, bias_hll)
         _, tokens_bld = joined(scaled_bld, mixed, out_proj, self.self_attn_layer_norm)

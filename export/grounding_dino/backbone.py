@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -52,8 +53,11 @@ class Backbone(nn.Module):
         levels = []
         for index, stage in enumerate(cast("Iterable[_Stage]", self.stages)):
             own = {name[:-2]: table for name, table in tables.items() if name.endswith(f"_{index}")}
-            rows, last = stage(rows, own, cast("Norm", self.norms[index - 1]) if index > 0 else None)
-            if index > 0:
+            rows, hidden, fc2 = stage(rows, own)
+            if index == 0:
+                rows = rows + fc2(hidden)
+            else:
+                rows, last = joined(rows, hidden, fc2, cast("Norm", self.norms[index - 1]))
                 levels.append(self.projections[index - 1](last))
             if index < 3:
                 rows = stage.merge(rows, tables[f"merge_{index}"])
@@ -72,14 +76,15 @@ class _Stage(nn.Module):
             self.merge_weight = nn.Buffer(layer.downsample.reduction.weight.detach().t().contiguous())
 
     def forward(
-        self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor], norm: Norm | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What the blocks make of the rows, and that normalised by `norm`."""
+        self, rows_nc: torch.Tensor, tables: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, Affine]:
+        """Rows without the last block's last branch; what ends that branch, and the layer which it ends in."""
         blocks = cast("list[_Block]", list(self.blocks))
-        normed = blocks[0].norm1(rows_nc)
-        for block, after in zip(blocks, [*(block.norm1 for block in blocks[1:]), norm], strict=True):
-            rows_nc, normed = block(rows_nc, normed, tables, after)
-        return rows_nc, normed
+        rows_nc, hidden = blocks[0](rows_nc, blocks[0].norm1(rows_nc), tables)
+        for block, after in pairwise(blocks):
+            rows_nc, normed_nc = joined(rows_nc, hidden, block.fc2, after.norm1)
+            rows_nc, hidden = after(rows_nc, normed_nc, tables)
+        return rows_nc, hidden, blocks[-1].fc2
 
     def merge(self, rows_nc: torch.Tensor, table_m4: torch.Tensor) -> torch.Tensor:
         return torch.matmul(self.merge_norm(_gather(rows_nc, table_m4).flatten(1)), self.merge_weight)
@@ -100,23 +105,21 @@ class _Block(nn.Module):
         self.bias = _Bias(attention, window_size, shifted=shifted)
 
     def forward(
-        self, rows_nc: torch.Tensor, normed_nc: torch.Tensor, tables: dict[str, torch.Tensor], after: Norm | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Rows, and the same normalised by `norm1`, to rows and these normalised by `after`."""
+        self, rows_nc: torch.Tensor, normed_nc: torch.Tensor, tables: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows, and the same normalised by `norm1`, to rows with attention, and what `fc2` is given to add to them."""
         into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
         windows = _gather(normed_nc, tables[into])
         if fusing():  # padding and shift cost least on what is narrow: the output's projection comes after it
-            mixed = fused_attention(self, windows, windows, windows, self._bias(tables).view(self._by_window))
+            parts = ((windows, self.query), (windows, self.key), (windows, self.value))
+            mixed = fused_attention(*parts, self.heads, self._bias(tables).view(self._by_window))
             mixed = functional.embedding(tables[back], mixed.flatten(0, 1))
             rows_nc, normed_nc = joined(rows_nc, mixed, self.output, self.norm2)
         else:
             mixed = self.output(self._mixed(windows.flatten(0, 1), tables))
             rows_nc = rows_nc + functional.embedding(tables[back], mixed)
             normed_nc = self.norm2(rows_nc)
-        hidden = hidden_gelu(normed_nc, self.fc1)
-        if after is None:
-            return rows_nc + self.fc2(hidden), None
-        return joined(rows_nc, hidden, self.fc2, after)
+        return rows_nc, hidden_gelu(normed_nc, self.fc1)
 
     def _mixed(self, windows: torch.Tensor, tables: dict[str, torch.Tensor]) -> torch.Tensor:
         shape = (-1, self.tokens, self.heads, self.width)

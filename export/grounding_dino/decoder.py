@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,12 @@ class Decoder(nn.Module):
         self.text_periods = nn.Buffer(10000 ** _exponents(config.d_model))
         self.enhancer = nn.ModuleList(_EnhancerLayer(layer) for layer in inner.encoder.layers)
         self.proposal_fc, self.proposal_norm = Affine(inner.enc_output), Norm(inner.enc_output_norm)
-        self.proposal_box = Mlp(inner.encoder_output_bbox_embed.layers)
+        self.proposal_box = Mlp(inner.encoder_output_bbox_embed)
         self.queries = nn.Buffer(inner.query_position_embeddings.weight.detach())
-        self.reference_mlp = Mlp(inner.decoder.reference_points_head.layers)
+        self.reference_mlp = Mlp(inner.decoder.reference_points_head)
         self.layers = nn.ModuleList(_DecoderLayer(layer) for layer in inner.decoder.layers)
         self.norm = Norm(inner.decoder.layer_norm)
-        self.box = Mlp(model.bbox_embed[0].layers)
+        self.box = Mlp(model.bbox_embed[0])
         self.frequencies = nn.Buffer(2 * math.pi / 10000.0 ** _exponents(config.d_model // 2))
 
     def forward(
@@ -268,20 +269,26 @@ class _Deformable(nn.Module):
             values = torch.matmul(self.value_weight, memory.transpose(0, 1)) + self.value_bias
         else:
             values = torch.addmm(self.value_bias, self.value_weight, memory.transpose(0, 1))
-        total: torch.Tensor | None = None
-        parts = []
-        for level in range(_LEVELS):
-            sampled = nn.functional.grid_sample(
+        sampled = (
+            nn.functional.grid_sample(
                 maps.level(values, level, self.heads), grids[level], padding_mode="zeros", align_corners=False
             )
-            parts.append(sampled * weights[:, None, level])
-            if not fusing():
-                part = parts[-1].sum(dim=2)
-                total = part if total is None else total + part
-        if fusing():  # over the points last, by a product: CUDA has no fast sum over an axis in the middle
-            total = torch.matmul(torch.ones(1, self.points), fused.total(parts)).squeeze(2)
-        assert total is not None
-        return total.flatten(0, 1).transpose(0, 1)
+            * weights[:, None, level]
+            for level in range(_LEVELS)
+        )
+        return self._sum(sampled).transpose(0, 1)
+
+    def _sum(self, levels: Iterator[torch.Tensor]) -> torch.Tensor:
+        """What was sampled, by level [heads, d / heads, points, n], over levels and points: [d, n]."""
+        if fusing():
+            # Points last, by a product: CUDA has no fast sum over an axis in the middle. Ones are as many as batches,
+            # for a product that is broadcast takes tables of pointers there.
+            points_dpn = fused.total(list(levels)).flatten(0, 1)
+            return torch.matmul(torch.ones(len(points_dpn), 1, self.points), points_dpn).squeeze(1)
+        total = next(levels).sum(dim=2)
+        for level in levels:
+            total = total + level.sum(dim=2)
+        return total.flatten(0, 1)
 
 
 class _DecoderLayer(nn.Module):

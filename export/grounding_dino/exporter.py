@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import EngineError, InputError
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables
 from alref_edge.models.grounding_dino.text import CaptionTokenizer, CaptionTokens
 from export.bundle import ComponentSpec, GraphSet, file_name, source_of
-from export.forms import FORMS
 from export.graph_check import ExportedGraph
 from export.grounding_dino.configs import bert_config, component_config, official_config, transformers_config
 from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary

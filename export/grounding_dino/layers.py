@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -79,7 +80,8 @@ class Attention(nn.Module):
         """Let `rows` attend to `keys`; `bias` [1, n, m] is added to the scores."""
         if fusing():
             mask = None if bias is None else bias[None]
-            return fused_attention(self, rows_nc[None], keys_mc[None], values_mc[None], mask).squeeze(0)
+            parts = ((rows_nc[None], self.query), (keys_mc[None], self.key), (values_mc[None], self.value))
+            return fused_attention(*parts, self.heads, mask).squeeze(0)
         query = self.query(rows_nc).view(-1, self.heads, self.width).transpose(0, 1)
         key = self.key(keys_mc).view(-1, self.heads, self.width).permute(1, 2, 0)
         value = self.value(values_mc).view(-1, self.heads, self.width).transpose(0, 1)
@@ -91,15 +93,25 @@ class Attention(nn.Module):
 
 
 def fused_attention(
-    layer: nn.Module, rows_bnc: torch.Tensor, keys_bmc: torch.Tensor, values_bmc: torch.Tensor, mask: torch.Tensor | None
+    query: tuple[torch.Tensor, Affine],
+    key: tuple[torch.Tensor, Affine],
+    value: tuple[torch.Tensor, Affine],
+    heads: int,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention by one operator, which adds the biases of a layer's `query`, `key` and `value` too.
+    """Attention by one operator, which adds the biases of the projections too.
 
-    The queries' scale is in their weights. `mask` is added to the scores, [1 or B, 1 or heads, n, m].
+    Args:
+        query, key, value: tokens [B, n or m, c], and their projection; the queries' scale is in theirs.
+        heads: of all.
+        mask: what is added to the scores, [1 or B, 1 or heads, n, m].
+
+    Returns:
+        [B, n, c], before the output's projection.
     """
-    parts = [each.scaled() for each in (layer.query, layer.key, layer.value)]
-    given = (x @ weight for x, (weight, _) in zip((rows_bnc, keys_bmc, values_bmc), parts, strict=True))
-    return fused.attention(*given, layer.heads, 1.0, bias=torch.cat([bias for _, bias in parts]), mask=mask)
+    weights = [layer.scaled() for _, layer in (query, key, value)]
+    q, k, v = (tokens @ weight for (tokens, _), (weight, _) in zip((query, key, value), weights, strict=True))
+    return fused.attention(q, k, v, heads, 1.0, bias=torch.cat([bias for _, bias in weights]), mask=mask)
 
 
 def joined(
@@ -123,17 +135,18 @@ def fed_forward(rows_nc: torch.Tensor, fc1: Affine, fc2: Affine, norm: Norm) -> 
 class Mlp(nn.Module):
     """Layers with ReLUs between them."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, mlp: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Affine(layer) for layer in layers)
+        self.layers = nn.ModuleList(Affine(layer) for layer in mlp.layers)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        *inner, last = cast("list[Affine]", list(self.layers))
         if fusing():
-            hidden, bias = _through_relus(rows, self.layers)
-            return hidden @ self.layers[-1].weight + bias
-        for layer in self.layers[:-1]:
+            rows, bias = _through_relus(rows, (*inner, last))
+            return rows @ last.weight + bias
+        for layer in inner:
             rows = torch.relu(layer(rows))
-        return self.layers[-1](rows)
+        return last(rows)
 
 
 def _through_relus(rows: torch.Tensor, layers: Sequence[Affine]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +154,7 @@ def _through_relus(rows: torch.Tensor, layers: Sequence[Affine]) -> tuple[torch.
 
     relu(x + b) is max(x, -b) + b: one operator after a product, and what the next product makes of b is in its bias.
     """
-    bias = layers[0].bias
+    bias: torch.Tensor = layers[0].bias
     for layer, after in pairwise(layers):
         rows = torch.maximum(rows @ layer.weight, -bias)
         bias = after.bias + bias @ after.weight

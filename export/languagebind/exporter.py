@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import InputError
 from alref_edge.models.languagebind.text import ClipTokenizer
 from export.bundle import ComponentSpec, GraphSet, file_name, source_of
-from export.forms import FORMS, writing
+from export.forms import writing
 from export.graph_check import ExportedGraph
 from export.languagebind.configs import (
     AudioConfig,

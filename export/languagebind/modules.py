@@ -5,6 +5,7 @@ Written for export: embeddings come out with length 1, and the text tower takes 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -49,8 +50,8 @@ class Attention(nn.Module):
             weight = torch.cat([layer.weight.t() for layer in layers], dim=1).t()
             return fused.self_attention(x_btc, weight, bias, self.heads, self.scale)
         mask = torch.where(mask_tt, 0.0, float("-inf"))[None, None]
-        parts = (fused.project(x_btc, layer) for layer in layers)
-        return fused.attention(*parts, self.heads, self.scale, bias=bias, mask=mask)
+        query, key, value = (fused.project(x_btc, layer) for layer in layers)
+        return fused.attention(query, key, value, self.heads, self.scale, bias=bias, mask=mask)
 
 
 class Mlp(nn.Module):
@@ -70,7 +71,7 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each after a norm and beside a shortcut."""
+    """Attention and MLP, each after a norm and beside a shortcut; the last shortcut is left to the encoder."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -79,12 +80,10 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
         self.layer_norm2 = nn.LayerNorm(config.width, config.eps)
 
-    def forward(
-        self, x: Tensor, normed: Tensor, mask_tt: Tensor | None, after: nn.LayerNorm | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x, and it normalised by `layer_norm1`, to the next x, and it normalised by `after`."""
+    def forward(self, x: Tensor, normed: Tensor, mask_tt: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x, and it normalised by `layer_norm1`, to x with attention, and what `mlp.fc2` is given to add to it."""
         x, normed = joined(x, self.self_attn(normed, mask_tt), self.self_attn.out_proj, self.layer_norm2)
-        return joined(x, self.mlp(normed), self.mlp.fc2, after)
+        return x, self.mlp(normed)
 
 
 class Encoder(nn.Module):
@@ -96,10 +95,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, mask_tt: Tensor | None = None) -> Tensor:
         layers = cast("list[Layer]", list(self.layers))
-        normed = layers[0].layer_norm1(x)
-        for layer, after in zip(layers, [*(layer.layer_norm1 for layer in layers[1:]), None], strict=True):
-            x, normed = layer(x, normed, mask_tt, after)
-        return x
+        x, hidden = layers[0](x, layers[0].layer_norm1(x), mask_tt)
+        for layer, after in pairwise(layers):
+            x, normed = joined(x, hidden, layer.mlp.fc2, after.layer_norm1)
+            x, hidden = after(x, normed, mask_tt)
+        return x + layers[-1].mlp.fc2(hidden)
 
 
 class TextEmbeddings(nn.Module):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import EngineError, InputError
 
 torch = pytest.importorskip("torch")
@@ -20,11 +21,19 @@ onnx = pytest.importorskip("onnx")
 
 from alref_edge.models.beats import Beats  # noqa: E402
 from export.beats import NANO, BeatsConfig, Checkpoint, build_model, load_checkpoint, seeded_checkpoint  # noqa: E402
-from export.beats.exporter import TOLERANCES, check_graph, example_fbank, example_runs, export_beats  # noqa: E402
+from export.beats.exporter import (  # noqa: E402
+    TOLERANCES,
+    check_graph,
+    example_fbank,
+    example_runs,
+    export_beats,
+    write_graph,
+)
 from export.beats.labels import named_labels, silence_of  # noqa: E402
 from export.beats.model import BeatsModel, bucket_table  # noqa: E402
 from export.bundle import ComponentSpec, add_to_bundle  # noqa: E402
 from export.precision import element_types  # noqa: E402
+from tests.export.graphs import attentions, nodes_that_run, operators  # noqa: E402
 
 # What the official module answers on the nano's weights of seed 0 and `example_fbank(frames)`.
 OFFICIAL = {
@@ -159,9 +168,27 @@ def test_answers_vary_with_the_sound(model: BeatsModel) -> None:
         assert np.abs(answer(model, other) - answer(model, fbank)).max() > 0.01
 
 
-def test_the_graph_takes_every_length(component: ComponentSpec, model: BeatsModel) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_the_graph_takes_every_length(component: ComponentSpec, model: BeatsModel, form: str) -> None:
     lengths = (*range(16, 80, 7), 255, 256, 700, 1601)  # tokens nearer and further than the largest distance
-    assert check_graph(component.float32.graphs["tagger"], example_runs(model, lengths), 1e-4) < 5e-6
+    graph = component.forms[form]["float32"].graphs["tagger"]
+    assert check_graph(graph, example_runs(model, lengths), 1e-4) < 5e-6
+
+
+@pytest.mark.parametrize("config", list(VARIATIONS.values())[1:4], ids=list(VARIATIONS)[1:4])
+def test_the_fused_form_follows_the_model(config: BeatsConfig, tmp_path: Path) -> None:
+    model = build_model(seeded_checkpoint(config, 1))
+    graph = write_graph(model, tmp_path / "tagger.onnx", "cuda")
+    assert check_graph(graph, example_runs(model, (16, 47, 130)), 1e-4) < 5e-6
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_attention_is_one_operator(component: ComponentSpec, precision: str, tmp_path: Path) -> None:
+    plain, fused = (component.forms[form][precision].graphs["tagger"] for form in FORMS)
+    assert attentions(fused) == NANO.encoder_layers
+    assert operators(fused)["Softmax"] == 0
+    assert operators(fused)["LayerNormalization"] == 2  # of patches, and before the layers
+    assert nodes_that_run(fused, tmp_path) < 0.7 * nodes_that_run(plain, tmp_path)
 
 
 def test_a_graph_of_other_weights_is_refused(component: ComponentSpec, checkpoint: Checkpoint) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import EngineError, InputError
 
 torch = pytest.importorskip("torch")
@@ -20,7 +23,7 @@ from PIL import Image  # noqa: E402
 from alref_edge.models.grounding_dino.geometry import backbone_tables, decoder_tables  # noqa: E402
 from alref_edge.models.grounding_dino.preprocess import normalise  # noqa: E402
 from alref_edge.models.grounding_dino.text import CaptionTokenizer  # noqa: E402
-from export.bundle import ComponentSpec  # noqa: E402
+from export.bundle import ComponentSpec, GraphSet, add_to_bundle  # noqa: E402
 from export.grounding_dino import export_grounding_dino, official_config, save_seeded_checkpoint  # noqa: E402
 from export.grounding_dino.checkpoint import (  # noqa: E402
     build_model,
@@ -35,8 +38,11 @@ from export.grounding_dino.exporter import TOLERANCES, example_image, match_dete
 from export.grounding_dino.reference import run_reference  # noqa: E402
 from export.grounding_dino.seeding import parameters, seeded_weights  # noqa: E402
 from export.grounding_dino.vocabulary import make_vocabulary, read_vocabulary, write_vocabulary  # noqa: E402
+from export.precision import element_types  # noqa: E402
+from tests.export.graphs import attentions, nodes_that_run, operators, stored  # noqa: E402
 
 SEED = 0
+OPSETS = {"standard": {"": 18}, "cuda": {"": 18, "com.microsoft": 1}}
 GRAPHS = ("backbone", "text_encoder", "decoder")
 
 
@@ -73,8 +79,11 @@ def tokenizer(component: ComponentSpec) -> CaptionTokenizer:
     return CaptionTokenizer(component.files["vocab"])
 
 
-def _detect(component: ComponentSpec, tokenizer: CaptionTokenizer, image: np.ndarray, caption: str) -> dict[str, Any]:
-    sessions = {name: onnxruntime.InferenceSession(component.float32.graphs[name]) for name in GRAPHS}
+def _detect(
+    component: ComponentSpec, tokenizer: CaptionTokenizer, image: np.ndarray, caption: str, form: str = "standard"
+) -> dict[str, Any]:
+    graphs = component.forms[form]["float32"].graphs
+    sessions = {name: onnxruntime.InferenceSession(graphs[name]) for name in GRAPHS}
     tokens = tokenizer.encode(caption)
     size = image.shape[2:]
     text = {"position_ids": tokens.position_ids, "attention_mask": tokens.attention_mask}
@@ -100,11 +109,12 @@ def test_nano_is_small(weights: dict[str, Any]) -> None:
         ((49, 224), "the black cat behind the sofa and the white lamp on the wall"),
     ],
 )
+@pytest.mark.parametrize("form", FORMS)
 def test_graphs_match_the_model_at_any_size_and_caption(
-    component: ComponentSpec, model: Any, tokenizer: CaptionTokenizer, size: tuple[int, int], caption: str
+    component: ComponentSpec, model: Any, tokenizer: CaptionTokenizer, size: tuple[int, int], caption: str, form: str
 ) -> None:
     image = example_image(*size)
-    got = _detect(component, tokenizer, image, caption)
+    got = _detect(component, tokenizer, image, caption, form)
     expected = run_reference(model, image, got["ids"], tokenizer.delimiter_ids)
     assert got["logits"].shape == (1, model.config.num_queries, got["ids"].shape[1])
     count, boxes, scores = match_detections(got, expected, threshold=0.02)
@@ -152,13 +162,14 @@ def test_component_says_what_the_runtime_needs(component: ComponentSpec) -> None
     assert (component.config["resize_short"], component.config["resize_long"]) == official_config("nano")["resize"]
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str, precision: str) -> None:
-    graph = onnx.load(component.forms["standard"][precision].graphs[name])
-    onnx.checker.check_model(graph, full_check=True)
+def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str, precision: str, form: str) -> None:
+    graph = onnx.load(component.forms[form][precision].graphs[name])
+    onnx.checker.check_model(graph, full_check=form == "standard")
     assert graph.ir_version <= 10
-    assert [(each.domain, each.version) for each in graph.opset_import] == [("", 18)]
+    assert {each.domain: each.version for each in graph.opset_import} == OPSETS[form]
     kinds = {node.op_type for node in graph.graph.node}
     assert not kinds & {"If", "Loop", "Scan", "NonZero", "SequenceEmpty", "SplitToSequence", "ScatterND"}
     for node in graph.graph.node:
@@ -170,6 +181,63 @@ def test_graphs_are_plain_opset_18(component: ComponentSpec, name: str, precisio
     ]
     assert len(contents) == len(set(contents))
     assert not [tensor for tensor in graph.graph.initializer if tensor.external_data]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_attention_is_one_operator(component: ComponentSpec, precision: str, tmp_path: Path) -> None:
+    plain, fused = (component.forms[form][precision].graphs for form in FORMS)
+    args, swin = official_config("nano")["args"], official_config("nano")["swin"]
+    layers, bert = (args["enc_layers"], args["dec_layers"]), official_config("nano")["bert"]["num_hidden_layers"]
+    wanted = {"backbone": sum(swin["depths"]), "text_encoder": bert, "decoder": layers[0] + 2 * layers[1]}
+    assert {name: attentions(path) for name, path in fused.items()} == wanted
+    # What is left has no queries and keys: fusion, which is on the text's side, and the shares of sampled places.
+    assert {name: operators(path)["Softmax"] for name, path in fused.items()} == {
+        "backbone": 0,
+        "text_encoder": 0,
+        "decoder": 3 * layers[0] + layers[1],
+    }
+    for name in GRAPHS:
+        assert operators(fused[name]).total() < operators(plain[name]).total()
+        assert nodes_that_run(fused[name], tmp_path) < nodes_that_run(plain[name], tmp_path)
+    # The other norms follow no sum: those of patches, of merged ones, and of each stage's first block.
+    assert operators(fused["backbone"])["LayerNormalization"] == 1 + len(swin["depths"]) + 3
+    assert operators(fused["text_encoder"])["LayerNormalization"] == 1
+
+
+def test_sampled_values_are_cast_once(component: ComponentSpec) -> None:
+    """Sampling is float32 on CUDA: of each layer, values, offsets and shares are cast to it, and the sum back."""
+    narrow = onnx.load(component.forms["cuda"]["float16"].graphs["decoder"])
+    types = element_types(narrow)
+    made = {name: node for node in narrow.graph.node for name in node.output}
+    samples = [node for node in narrow.graph.node if node.op_type == "GridSample"]
+    assert len(samples) == 4 * 4
+    for node in samples:
+        assert [types[name] for name in node.input] == [onnx.TensorProto.FLOAT] * 2
+        assert not {made[name].op_type for name in node.input} & {"Cast"}
+
+
+def test_forms_share_their_weights(component: ComponentSpec, tmp_path: Path) -> None:
+    copied = {
+        form: {
+            precision: GraphSet(
+                {name: Path(shutil.copy(path, tmp_path)) for name, path in made.graphs.items()}, made.tolerances
+            )
+            for precision, made in sets.items()
+        }
+        for form, sets in component.forms.items()
+    }
+    vocab = {"vocab": Path(shutil.copy(component.files["vocab"], tmp_path))}
+    bundle = add_to_bundle(tmp_path / "bundle", replace(component, forms=copied, files=vocab))
+    plain, both = (
+        stored(
+            path
+            for form in forms
+            for precision in ("float32", "float16")
+            for path in bundle.component("grounding_dino", precision, (form,)).graphs.values()
+        )
+        for forms in (FORMS[:1], FORMS)
+    )
+    assert sum(length for _, length in both) < 1.01 * sum(length for _, length in plain)
 
 
 def test_official_names_and_back(weights: dict[str, Any], config: Any) -> None:

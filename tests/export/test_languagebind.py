@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alref_edge.bundle.manifest import FORMS
 from alref_edge.errors import EngineError, InputError
 
 torch = pytest.importorskip("torch")
@@ -28,6 +29,7 @@ from export.languagebind.modules import AudioTower, TextTower  # noqa: E402
 from export.languagebind.seeding import seeded_weights  # noqa: E402
 from export.precision import POLICIES  # noqa: E402
 from export.torchvision_ops import declare_operators  # noqa: E402
+from tests.export.graphs import attentions, nodes_that_run, operators  # noqa: E402
 
 END = 1023
 PRECISIONS = ("float32", "float16") if "languagebind" in POLICIES else ("float32",)
@@ -103,9 +105,10 @@ def test_towers_are_transformers_clip(activation: str) -> None:
     assert 1 - float(text[0] @ text[1]) > 0.01
 
 
-def test_texts_may_end_with_their_end(component: ComponentSpec) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_may_end_with_their_end(component: ComponentSpec, form: str) -> None:
     """What follows the end of text changes nothing, and a single text is as good as many."""
-    graph = component.float32.graphs["text"]
+    graph = component.forms[form]["float32"].graphs["text"]
     rows = np.asarray([[END - 1, 5, 6, 7, END], [END - 1, 800, END, END, END]], np.int64)
     embeddings = run(graph, rows)
     longest = np.full((2, 77), END)
@@ -117,15 +120,27 @@ def test_texts_may_end_with_their_end(component: ComponentSpec) -> None:
     assert np.abs(run(graph, rows[1:, :3]) - embeddings[1:]).max() < 1e-5
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_graphs_are_accepted_with_their_tolerance(component: ComponentSpec, precision: str) -> None:
-    made = component.forms["standard"][precision]
+def test_graphs_are_accepted_with_their_tolerance(component: ComponentSpec, precision: str, form: str) -> None:
+    made = component.forms[form][precision]
     assert set(made.graphs) == {"audio", "text", "image_text"}
     assert set(made.tolerances.values()) == {TOLERANCES[precision]}
     for path in made.graphs.values():
         model = onnx.load(path)
         assert [each.version for each in model.opset_import if not each.domain] == [18]
         onnx.checker.check_model(model)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_attention_is_one_operator(component: ComponentSpec, precision: str, tmp_path: Path) -> None:
+    plain, fused = (component.forms[form][precision].graphs for form in FORMS)
+    for name, config in {"audio": "vision_config", "text": "text_config", "image_text": "text_config"}.items():
+        layers = official_config("nano")[config]["num_hidden_layers"]
+        assert attentions(fused[name]) == layers
+        assert operators(fused[name])["Softmax"] == 0
+        assert operators(fused[name])["SkipLayerNormalization"] == 2 * layers - 1
+        assert nodes_that_run(fused[name], tmp_path) < 0.7 * nodes_that_run(plain[name], tmp_path)
 
 
 def test_a_graph_of_other_weights_is_refused(component: ComponentSpec) -> None:

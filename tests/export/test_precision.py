@@ -23,6 +23,7 @@ from alref_edge.models.sam2 import Sam2Graphs  # noqa: E402
 from alref_edge.runtime import Buffer, open_session  # noqa: E402
 from export.precision import Policy, check_precisions, element_types, to_float16  # noqa: E402
 from export.weights import share_weights  # noqa: E402
+from tests.export.graphs import stored  # noqa: E402
 from tests.models.sam2.jobs import overlaps, track_scene  # noqa: E402
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
@@ -207,22 +208,16 @@ def test_the_shipped_graphs_follow_their_policy(shipped: Bundle, component: str)
     assert 0.85 < halves / len(products) < 1  # the rest are heads, and prompts' places
 
 
-def stored(shipped: Bundle, component: str, precision: str) -> set[tuple[int, int]]:
-    """Places of a component's weights in its file: offset and length."""
-    places = set()
-    for path in shipped.component(component, precision).graphs.values():
-        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-            place = {each.key: each.value for each in tensor.external_data}
-            if place:
-                assert place["location"] == "weights.bin"
-                places.add((int(place["offset"]), int(place["length"])))
-    return places
+def places_of(shipped: Bundle, component: str, precision: str) -> set[tuple[int, int]]:
+    """Where a component's weights of a precision lie in their file, whatever form they are for."""
+    forms = shipped.manifest.components[component].forms
+    return stored(path for form in forms for path in shipped.component(component, precision, (form,)).graphs.values())
 
 
 @pytest.mark.parametrize("component", ["beats_as2m", "beats_as20k", "grounding_dino", "languagebind", "sam2", "yamnet"])
 def test_precisions_share_the_weights(shipped: Bundle, component: str) -> None:
     """Each byte is there for a tensor, none twice, and float16 adds next to nothing."""
-    wide, narrow = (stored(shipped, component, precision) for precision in ("float32", "float16"))
+    wide, narrow = (places_of(shipped, component, precision) for precision in ("float32", "float16"))
     data = shipped.component(component).graph(next(iter(shipped.component(component).graphs))).parent / "weights.bin"
     content = data.read_bytes()
     places = sorted(wide | narrow)
