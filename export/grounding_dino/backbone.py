@@ -110,7 +110,7 @@ class _Block(nn.Module):
         """Rows, and the same normalised by `norm1`, to rows with attention, and what `fc2` is given to add to them."""
         into, back = ("shifted", "unshifted") if self.shifted else ("windows", "unwindows")
         windows = _gather(normed_nc, tables[into])
-        if fusing():  # padding and shift cost least on what is narrow: the output's projection comes after it
+        if fusing():  # back in their places first: there are fewer rows to project then
             parts = ((windows, self.query), (windows, self.key), (windows, self.value))
             mixed = fused_attention(*parts, self.heads, self._bias(tables).view(self._by_window))
             mixed = functional.embedding(tables[back], mixed.flatten(0, 1))
