@@ -25,7 +25,9 @@ def project(x: Tensor, linear: nn.Linear) -> Tensor:
     return x @ linear.weight.t()
 
 
-def self_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
+def self_attention(
+    x: Tensor, weight: Tensor, bias: Tensor, heads: int, scale: float, *, causal: bool = False
+) -> Tensor:
     """Attention of tokens among themselves, their projection inside (`Attention`).
 
     Args:
@@ -34,12 +36,13 @@ def self_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int, scale: f
         bias: [3 C'].
         heads: C' divides by it.
         scale: of the scores.
+        causal: no token sees those after it.
 
     Returns:
         [B, L, C'], before the output's projection.
     """
     shape = (*x.shape[:2], weight.shape[0] // 3)
-    attributes = {"num_heads": heads, "scale": scale}
+    attributes = {"num_heads": heads, "scale": scale, "unidirectional": int(causal)}
     return _one("Attention", (x, weight.t(), bias), attributes, x, shape)
 
 

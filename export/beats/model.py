@@ -22,6 +22,8 @@ from export.gelu import gelu
 # rounds nothing. The official code does the same.
 _ALPHA = 32.0
 _GATE_SHARES = 4
+# Of the form with fused operators: those of a sound of twenty minutes, whose bias takes 17 GB a head.
+_MOST_TOKENS = 65_536
 
 
 class BeatsModel(nn.Module):
@@ -85,7 +87,8 @@ class Encoder(nn.Module):
         """
         if not hasattr(self, "buckets"):
             return None
-        places = torch.arange(length, device=self.buckets.device)
+        # Fused, they are cut from a constant, which is on the device already.
+        places = torch.arange(_MOST_TOKENS if fusing() else length, device=self.buckets.device)[:length]
         distances_ll = (places[None, :] - places[:, None]).clamp(-self.max_distance, self.max_distance)
         buckets_ll = torch.take(self.buckets, distances_ll + self.max_distance)
         first = cast("Layer", self.layers[0])
@@ -146,8 +149,10 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention whose bias by distance each query scales by two gates of its own (`gru_rel_pos`); `out_proj` is left to
-    the layer."""
+    """Attention whose bias by distance each query scales by two gates of its own (`gru_rel_pos`).
+
+    `out_proj` is left to the layer.
+    """
 
     def __init__(self, config: BeatsConfig, table: nn.Embedding | None) -> None:
         super().__init__()

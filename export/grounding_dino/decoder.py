@@ -109,7 +109,9 @@ class Decoder(nn.Module):
 
     def _select(self, rows: torch.Tensor, text: torch.Tensor, centres: torch.Tensor, maps: _Maps) -> torch.Tensor:
         """The `num_queries` proposals that the text scores highest, as boxes [Q, 4]."""
-        inside = ((centres > 0.01) & (centres < 0.99)).all(dim=-1, keepdim=True)
+        inside = (centres > 0.01) & (centres < 0.99)
+        # CUDA has no `all`.
+        inside = inside[:, :1] & inside[:, 1:] if fusing() else inside.all(dim=-1, keepdim=True)
         sides = [torch.full((h * w, 1), 0.05 * 2.0**level) for level, (h, w) in enumerate(maps.sizes)]
         side = torch.cat(sides)
         proposals = torch.cat([centres, side, side], dim=-1)

@@ -17,8 +17,10 @@ from export.languagebind.configs import AudioConfig, EncoderConfig, TextConfig
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads, with a boolean mask `[T, T]` of what sees what, or without; `out_proj` is left
-    to the layer."""
+    """Self-attention of several heads, with the boolean mask `[T, T]` of causal towers or without.
+
+    `out_proj` is left to the layer.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -31,7 +33,7 @@ class Attention(nn.Module):
 
     def forward(self, x_btc: Tensor, mask_tt: Tensor | None) -> Tensor:
         if fusing():
-            return self._fused(x_btc, mask_tt)
+            return self._fused(x_btc, causal=mask_tt is not None)
         query, key, value = (
             project(x_btc).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -41,17 +43,12 @@ class Attention(nn.Module):
             scores = torch.where(mask_tt, scores, float("-inf"))
         return (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
 
-    def _fused(self, x_btc: Tensor, mask_tt: Tensor | None) -> Tensor:
-        """In the form of fused operators: one product for all three where there is no mask."""
+    def _fused(self, x_btc: Tensor, *, causal: bool) -> Tensor:
         layers = (self.q_proj, self.k_proj, self.v_proj)
+        # Transposed each, as the other form's products have them: the file holds them once.
+        weight = torch.cat([layer.weight.t() for layer in layers], dim=1).t()
         bias = torch.cat([layer.bias for layer in layers])
-        if mask_tt is None:
-            # Transposed each, as the other form's products have them: the file holds them once.
-            weight = torch.cat([layer.weight.t() for layer in layers], dim=1).t()
-            return fused.self_attention(x_btc, weight, bias, self.heads, self.scale)
-        mask = torch.where(mask_tt, 0.0, float("-inf"))[None, None]
-        query, key, value = (fused.project(x_btc, layer) for layer in layers)
-        return fused.attention(query, key, value, self.heads, self.scale, bias=bias, mask=mask)
+        return fused.self_attention(x_btc, weight, bias, self.heads, self.scale, causal=causal)
 
 
 class Mlp(nn.Module):
@@ -121,12 +118,24 @@ class TextModel(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.encoder.width, config.encoder.eps)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        place = torch.arange(input_ids.shape[1], device=input_ids.device)
-        x = self.embeddings.token_embedding(input_ids) + self.embeddings.position_embedding(place)
+        length = input_ids.shape[1]
+        place = torch.arange(length, device=input_ids.device)
+        # Fused, what only the length tells is cut from constants, which are on the device already.
+        positions = self.embeddings.position_embedding
+        x = self.embeddings.token_embedding(input_ids) + (positions.weight[:length] if fusing() else positions(place))
         x = self.encoder(x, place[:, None] >= place[None, :])
+        if fusing():
+            return self.final_layer_norm(self._at_end(x, input_ids))
         # The end of text has the highest id; a causal tower knows nothing of what comes after it.
         end_b = input_ids.to(torch.int32).argmax(dim=-1)
         return self.final_layer_norm(x[torch.arange(x.shape[0], device=x.device), end_b])
+
+    def _at_end(self, x_btc: Tensor, input_ids: Tensor) -> Tensor:
+        """`x` at the first of the highest ids, in operators that CUDA has; there, of equals any may be the largest."""
+        most = len(self.embeddings.position_embedding.weight)
+        earlier = torch.arange(most, 0, -1, dtype=torch.float32)[: input_ids.shape[1]]
+        end_b11 = (input_ids.to(torch.float32) * most + earlier).argmax(dim=-1)[:, None, None]
+        return torch.gather(x_btc, 1, end_b11.expand(-1, -1, x_btc.shape[2])).squeeze(1)
 
 
 class VisionEmbeddings(nn.Module):
