@@ -39,7 +39,7 @@ _ONNX: Mapping[str, tuple[Types, ...]] = {
     **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"), (_NUMBERS,)),
     **dict.fromkeys(("And", "Not", "Or"), (_TRUTH,)),
     **dict.fromkeys(("Cos", "Erf", "Exp", "Floor", "Log", "Reciprocal", "Relu", "Round"), (_FLOATS,)),
-    **dict.fromkeys(("Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "ArgMax"), (_FLOATS,)),
+    **dict.fromkeys(("Sigmoid", "Sin", "Softmax", "Sqrt", "Sum", "Tanh", "ArgMax"), (_FLOATS,)),
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "LayerNormalization", "MatMul"), (_FLOATS,)),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "InstanceNormalization", "MaxPool"), (_FLOATS,)),
     **dict.fromkeys(("Concat", "Shape", "Transpose"), (_ANY,)),

@@ -42,7 +42,7 @@ def self_attention(
         [B, L, C'], before the output's projection.
     """
     shape = (*x.shape[:2], weight.shape[0] // 3)
-    attributes = {"num_heads": heads, "scale": scale, "unidirectional": int(causal)}
+    attributes = {"num_heads": heads, "scale": scale} | ({"unidirectional": 1} if causal else {})
     return _one("Attention", (x, weight.t(), bias), attributes, x, shape)
 
 
@@ -146,6 +146,7 @@ def register_schemas() -> None:
     """Tell ONNX's type inference of these operators: every output has the type of the first input."""
     kinds, types = onnx.defs.OpSchema.FormalParameterOption, onnx.defs.OpSchema.AttrType
     attributes = {"epsilon": types.FLOAT, "interleaved": types.INT, "num_heads": types.INT, "scale": types.FLOAT}
+    attributes["unidirectional"] = types.INT
     for name in ("Attention", "BiasGelu", "Gelu", "MultiHeadAttention", "RotaryEmbedding", "SkipLayerNormalization"):
         schema = onnx.defs.OpSchema(
             name,

@@ -7,8 +7,6 @@ form `cuda`, attention is one operator, a residual sum and its norm another, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -127,8 +125,8 @@ def joined(
 def fed_forward(rows_nc: torch.Tensor, fc1: Affine, fc2: Affine, norm: Norm) -> torch.Tensor:
     """The sum of `rows` and of what two layers with a ReLU between them make of it, normalised."""
     if fusing():
-        hidden, bias = _through_relus(rows_nc, (fc1, fc2))
-        return fused.add_norm(rows_nc, hidden @ fc2.weight, norm, bias)[1]
+        branch, bias = fused.relu_layers(rows_nc, [(layer.weight, layer.bias) for layer in (fc1, fc2)])
+        return fused.add_norm(rows_nc, branch, norm, bias)[1]
     return joined(rows_nc, torch.relu(fc1(rows_nc)), fc2, norm)[1]
 
 
@@ -142,23 +140,11 @@ class Mlp(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         *inner, last = cast("list[Affine]", list(self.layers))
         if fusing():
-            rows, bias = _through_relus(rows, (*inner, last))
-            return rows @ last.weight + bias
+            rows, bias = fused.relu_layers(rows, [(layer.weight, layer.bias) for layer in (*inner, last)])
+            return rows + bias
         for layer in inner:
             rows = torch.relu(layer(rows))
         return last(rows)
-
-
-def _through_relus(rows: torch.Tensor, layers: Sequence[Affine]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the last of the layers is given, and the bias that it then adds.
-
-    relu(x + b) is max(x, -b) + b: one operator after a product, and what the next product makes of b is in its bias.
-    """
-    bias: torch.Tensor = layers[0].bias
-    for layer, after in pairwise(layers):
-        rows = torch.maximum(rows @ layer.weight, -bias)
-        bias = after.bias + bias @ after.weight
-    return rows, bias
 
 
 def hidden_gelu(rows_nc: torch.Tensor, layer: Affine) -> torch.Tensor:
