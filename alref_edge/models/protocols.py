@@ -10,12 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.types import Detections, Tag
+
+Item = TypeVar("Item")
+
+
+class Stage(Protocol):
+    """Runs a stage of work, such as the encoding of frame after frame."""
+
+    def __call__(self, name: str, items: Iterable[Item], /) -> Iterator[Item]:
+        """The same items in the same order; they may be drawn before they are asked for, in another thread."""
+        ...
+
+
+def in_line(name: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The `Stage` that draws an item when it is asked for."""
+    return iter(items)
 
 
 class Network(Protocol):
@@ -170,18 +185,21 @@ class TrackedVideo(Protocol):
         reverse: bool,
         starts: Mapping[Hashable, int],
         features: Callable[[int], Any],
+        stage: Stage,
     ) -> Iterator[TrackedFrame]:
         """Track each object from its start to the end of the video, or back to its beginning.
 
         Args:
             frames: index and image, uint8 `[H, W, 3]`, from the first start on in order, without gaps; drawn one by
                 one.
+            stage: runs what can be done for later frames before this one is tracked, such as their encoding.
             reverse: toward frame 0. An object that starts there takes no part.
             starts: object to the frame on which it starts, which is part of the results.
             features: index of a frame to what `encode` gave for it, or None where that is not at hand.
 
         Yields:
-            One result a frame, of the objects whose start was reached.
+            One result a frame, of the objects whose start was reached. It stays as it is when later ones are drawn,
+            and its masks may be asked for in another thread.
         """
         ...
 

@@ -160,7 +160,7 @@ def propagate(
             for frame, image in read_frames(source, {pivot.frame for pivot in starts.values()}, stats).items():
                 boxes = {number: pivot.prompt_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
-            tracking.propagate_both_ways({number: pivot.frame for number, pivot in starts.items()}, masks)
+            tracking.propagate_both_ways({number: pivot.frame for number, pivot in starts.items()}, masks.put)
         finally:
             tracking.close()
 

@@ -28,6 +28,18 @@ class Progress:
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
+@contextmanager
+def drawn(items: Iterable[Item]) -> Iterator[Iterator[Item]]:
+    """The iterator of something, closed behind the block if it can be, which `for` leaves to the collector."""
+    iterator = iter(items)
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
 def one_at_a_time(progress: ProgressCallback | None) -> ProgressCallback | None:
     """A callback that threads may share: it is called by one after the other."""
     if progress is None:
@@ -103,8 +115,8 @@ class RunStats:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time of a `with` block; a stage that is entered again goes on counting."""
+    def stage(self, name: str | None) -> Iterator[None]:
+        """Count the time of a `with` block; a stage that is entered again goes on counting. None: nobody's time."""
         self._charge()
         self._own.stack.append(name)
         try:
@@ -113,16 +125,16 @@ class RunStats:
             self._charge()
             self._own.stack.pop()
 
-    def over(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Count the time that it takes to get the items out of an iterable."""
-        source = iter(items)
-        while True:
-            with self.stage(name):
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return
-            yield item
+    def over(self, name: str | None, items: Iterable[Item]) -> Iterator[Item]:
+        """Count the time that it takes to get the items out of an iterable, which is closed with this."""
+        with drawn(items) as source:
+            while True:
+                with self.stage(name):
+                    try:
+                        item = next(source)
+                    except StopIteration:
+                        return
+                yield item
 
     def add(self, name: str, seconds: float) -> None:
         """Count time that was measured elsewhere."""
@@ -149,7 +161,7 @@ class RunStats:
 
     def _charge(self) -> None:
         now, own = time.perf_counter(), self._own
-        if own.stack:
+        if own.stack and own.stack[-1] is not None:
             self.add(own.stack[-1], now - own.since)
         own.since = now
 
@@ -158,5 +170,5 @@ class _Stages(threading.local):
     """The stages that a thread is in, and since when it is in the innermost."""
 
     def __init__(self) -> None:
-        self.stack: list[str] = []
+        self.stack: list[str | None] = []
         self.since = 0.0

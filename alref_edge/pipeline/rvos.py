@@ -156,7 +156,7 @@ def propagate(tracking: ObjectTracking, job: Job) -> MaskStore:
     info = job.source.info
     masks = MaskStore(len(job.queries), job.source.frame_count(), info.height, info.width, job.spill_dir)
     starts = {number: query.start for number, query in enumerate(job.queries) if query.pivots}
-    tracking.propagate_both_ways(starts, masks)
+    tracking.propagate_both_ways(starts, masks.put)
     return masks
 
 

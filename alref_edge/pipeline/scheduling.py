@@ -1,4 +1,4 @@
-"""When things are done: threads, look-ahead, and what a selector is asked when.
+"""When things are done: look-ahead, and what a selector is asked when.
 
 The steps themselves are in `rvos` and `avs`. What does not depend on the sentence is done once for all of them. Where a
 selector has many questions in flight, pivots are chosen ahead: while one video is tracked, the next ones are looked at.
@@ -6,7 +6,6 @@ selector has many questions in flight, pivots are chosen ahead: while one video 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from alref_edge.pipeline.settings import AvsSettings, RvosSettings
 from alref_edge.pipeline.silence import silent_seconds
 from alref_edge.pipeline.sound import Sound
 from alref_edge.pipeline.sound_analysis import SoundAnalysis
+from alref_edge.pipeline.stages import Stages
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.types import Pivot
 
@@ -73,26 +73,26 @@ def segment_videos(
     """
     finding = find_pivots(networks, jobs, selector, settings, trials)
     works_ahead = selector.in_flight > 0
-    found = ahead(finding, lambda each: each.nbytes) if works_ahead else ((0.0, each) for each in finding)
     tracking: ObjectTracking | None = None
-    try:
-        for waited_s, each in found:
-            job = each.job
-            if tracking is None:
-                began = time.perf_counter() - waited_s
-                tracking = ObjectTracking(networks, job.source, settings, job.stats, cache_bytes)
-            job.stats.add("wait", waited_s)
-            rvos.prompt(tracking, each)
-            if each.last:
-                masks = rvos.propagate(tracking, job)
+    with Stages(patience_s=_LEAVE_S) as stages:
+        found = stages.ahead(finding, most=LOOKAHEAD_BYTES, size=lambda each: each.nbytes) if works_ahead else finding
+        try:
+            for waited_s, each in _waited_for(found):
+                job = each.job
+                if tracking is None:
+                    began = time.perf_counter() - waited_s
+                    tracking = ObjectTracking(networks, job.source, settings, job.stats, cache_bytes)
+                job.stats.add("wait", waited_s if works_ahead else 0)
+                rvos.prompt(tracking, each)
+                if each.last:
+                    masks = rvos.propagate(tracking, job)
+                    tracking.close()
+                    tracking = None
+                    job.stats.elapsed_s = time.perf_counter() - began
+                    yield job, masks
+        finally:
+            if tracking is not None:
                 tracking.close()
-                tracking = None
-                job.stats.elapsed_s = time.perf_counter() - began
-                yield job, masks
-    finally:
-        found.close()
-        if tracking is not None:
-            tracking.close()
 
 
 def find_pivots(
@@ -289,59 +289,9 @@ def executor(in_flight: int) -> Executor:
     return ThreadPoolExecutor(in_flight, "alref-edge-ask") if in_flight else Inline()
 
 
-def ahead(
-    items: Generator[Item, None, None], nbytes: Callable[[Item], int], most_bytes: int = LOOKAHEAD_BYTES
-) -> Generator[tuple[float, Item], None, None]:
-    """Take items out of a generator in a thread of its own, as far ahead as memory allows.
-
-    Args:
-        items: it; closed at the end, in that thread.
-        nbytes: the memory of an item.
-        most_bytes: what items that wait may take together; a single larger one waits alone.
-
-    Yields:
-        How many seconds an item was waited for, and the item. An error of the generator is raised in its place.
-    """
-    ready: deque[Item] = deque()
-    failed: list[BaseException] = []
-    changed = threading.Condition()
-    state = {"bytes": 0, "done": False, "stopped": False}
-
-    def produce() -> None:
-        try:
-            for item in items:
-                with changed:
-                    changed.wait_for(lambda: state["stopped"] or not ready or state["bytes"] < most_bytes)
-                    if state["stopped"]:
-                        return
-                    ready.append(item)
-                    state["bytes"] += nbytes(item)
-                    changed.notify_all()
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            items.close()
-            with changed:
-                state["done"] = True
-                changed.notify_all()
-
-    thread = threading.Thread(target=produce, name="alref-edge-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            before = time.perf_counter()
-            with changed:
-                changed.wait_for(lambda: ready or state["done"])
-                if not ready:
-                    break
-                item = ready.popleft()
-                state["bytes"] -= nbytes(item)
-                changed.notify_all()
-            yield time.perf_counter() - before, item
-        if failed:
-            raise failed[0]
-    finally:
-        with changed:
-            state["stopped"] = True
-            changed.notify_all()
-        thread.join(_LEAVE_S)
+def _waited_for(items: Iterable[Item]) -> Iterator[tuple[float, Item]]:
+    """How many seconds each item was waited for, and the item."""
+    before = time.perf_counter()
+    for item in items:
+        yield time.perf_counter() - before, item
+        before = time.perf_counter()

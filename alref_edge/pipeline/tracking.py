@@ -5,18 +5,18 @@ Whatever finds the boxes (a sentence, or a sound), this is what comes next. A *s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from alref_edge.errors import MediaError
 from alref_edge.media import VideoSource
-from alref_edge.models.protocols import ImageSegmenter, TrackedFrame
-from alref_edge.pipeline.mask_store import MaskStore
+from alref_edge.models.protocols import ImageSegmenter, Stage, TrackedFrame, in_line
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import TrackingSettings
+from alref_edge.pipeline.stages import Stages
 
 FEATURE_CACHE_BYTES = 1 << 30
 """Tracker features of pivot frames that are kept from prompting to the sweeps."""
@@ -86,21 +86,27 @@ class ObjectTracking:
             self._encoded[slot] = frame
         return self._predictors[slot]
 
-    def propagate_both_ways(self, starts: Mapping[int, int], masks: MaskStore) -> None:
-        """Propagate forward and then backward: the masks of every object go into the store.
+    def propagate_both_ways(self, starts: Mapping[int, int], put: Callable[[int, int, np.ndarray], None]) -> None:
+        """Propagate forward and then backward: the masks of every object are put where they belong, each once.
+
+        Frames are decoded, encoded, tracked, made masks of and put at the same time, each a few frames ahead of the
+        next.
 
         Args:
             starts: object to frame; nothing is done without any.
-            masks: by object and frame.
+            put: takes an object, a frame, and the mask, bool `[H, W]`.
         """
         for reverse in (False, True) if starts else ():
-            for frame, result in self.propagate(starts, reverse=reverse):
-                for row, item in enumerate(cast("tuple[int, ...]", result.object_ids)):
-                    if not (reverse and frame == starts[item]):
-                        with self._stats.stage("masks"):
-                            masks.put(item, frame, result.mask_hw(row))
+            with Stages(self._stats) as stages:
+                tracked = stages.over("track", self.propagate(starts, reverse=reverse, stage=stages.over))
+                masks = stages.over("masks", _masks(tracked, starts if reverse else {}))
+                for item, frame, mask_hw in masks:
+                    with self._stats.stage("store"):
+                        put(item, frame, mask_hw)
 
-    def propagate(self, starts: Mapping[int, int], *, reverse: bool) -> Iterator[tuple[int, TrackedFrame]]:
+    def propagate(
+        self, starts: Mapping[int, int], *, reverse: bool, stage: Stage = in_line
+    ) -> Iterator[tuple[int, TrackedFrame]]:
         """Track every object from its own start to the end of the frames, or back to their beginning.
 
         The frames are decoded once and encoded once for all objects; frames that no object needs are not visited.
@@ -109,6 +115,7 @@ class ObjectTracking:
         Args:
             starts: object to frame.
             reverse: toward the first frame.
+            stage: runs the stages before tracking.
 
         Yields:
             A frame, and the result on it of the objects that were reached.
@@ -133,13 +140,14 @@ class ObjectTracking:
         source = self._source
         frames = source.frames_reversed(begin, first + 1) if reverse else source.frames(first, end)
         results = self._state.propagate(
-            ((frame - begin, image) for frame, image in self._stats.over("decode", frames)),
+            ((frame - begin, image) for frame, image in stage("decode", frames)),
             reverse=reverse,
             starts=cast("Mapping[Hashable, int]", {item: frame - begin for item, frame in starts.items()}),
             features=cached,
+            stage=stage,
         )
         done = 0
-        for result in self._stats.over("track", results):
+        for result in results:
             yield result.frame + begin, result
             done += 1
             self._stats.report(name, done, total)
@@ -172,3 +180,13 @@ class ObjectTracking:
         counters.object_frames += counted.objects_tracked
         self._cache.clear()
         self._state.close()
+
+
+def _masks(
+    tracked: Iterable[tuple[int, TrackedFrame]], but: Mapping[int, int]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Object, frame and mask of every result, but for objects on a frame that was done before."""
+    for frame, result in tracked:
+        for row, item in enumerate(cast("tuple[int, ...]", result.object_ids)):
+            if but.get(item) != frame:
+                yield item, frame, result.mask_hw(row)

@@ -21,7 +21,7 @@ from alref_edge.doctor import examine
 from alref_edge.errors import BundleError, EngineError, InputError
 from alref_edge.evaluation import evaluate_synthetic
 from alref_edge.models.grounding_dino import GroundingDino
-from alref_edge.models.protocols import Network, TrackingCounters, TrackingOptions
+from alref_edge.models.protocols import Network, Stage, TrackingCounters, TrackingOptions
 from alref_edge.pipeline import Networks, Pipeline, RvosSettings
 from alref_edge.pipeline.networks import DETECTOR
 from alref_edge.runtime import SessionOptions
@@ -104,6 +104,7 @@ class TruthVideo:
         reverse: bool,
         starts: Mapping[Hashable, int],
         features: Callable[[int], Any],
+        stage: Stage,
     ) -> Iterator[Tracked]:
         for frame, image in frames:
             reached = tuple(each for each, start in starts.items() if (frame <= start if reverse else frame >= start))

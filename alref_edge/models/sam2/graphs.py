@@ -116,34 +116,49 @@ class Sam2Graphs:
         track = self.session("track")
         return track.buffer(shape, track.inputs["bank"].dtype)
 
-    def encode_frame(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
-        """Encode a frame as the tracker sees it (`transforms.video_pixels`), into the room given or new room.
+    def prepare_frame(self, image_hw3_u8: np.ndarray) -> np.ndarray:
+        """The host's part of `encode_frame`: the frame resized, or as it is where the device resizes.
 
         Raises:
             InputError: it is not RGB bytes.
         """
-        return self._encode(image_hw3_u8, "preprocess_video", pillow_bicubic, transforms.video_pixels, into)
+        return self._prepare(image_hw3_u8, "preprocess_video", transforms.video_pixels)
+
+    def encode_frame(self, image: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
+        """Encode a frame as the tracker sees it (`transforms.video_pixels`), into the room given or new room.
+
+        Args:
+            image: RGB uint8 `[H, W, 3]`, or what `prepare_frame` made of it.
+            into: room.
+
+        Raises:
+            InputError: it is not RGB bytes.
+        """
+        return self._encode(image, "preprocess_video", pillow_bicubic, transforms.video_pixels, into)
 
     def encode_image(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None = None) -> FrameFeatures:
         """Encode an image as the image predictor sees it (`transforms.image_pixels`), otherwise as `encode_frame`."""
         weights = transforms.antialiased_matrix
         return self._encode(image_hw3_u8, "preprocess_image", weights, transforms.image_pixels, into)
 
-    def _encode(
-        self, image_hw3_u8: np.ndarray, graph: str, weights: Weights, on_host: _Pixels, into: FrameFeatures | None
-    ) -> FrameFeatures:
-        """Resize and normalise, on the device if there is a graph for it; then encode."""
+    def _prepare(self, image_hw3_u8: np.ndarray, graph: str, on_host: _Pixels) -> np.ndarray:
+        """The image itself where the device has a graph that resizes and normalises, else what the host makes of it."""
         transforms.check_image(image_hw3_u8)
-        size, mean, std = self.config.image_size, self.config.pixel_mean, self.config.pixel_std
-        pixels: np.ndarray | Buffer
+        if graph in self._component.graphs:
+            return image_hw3_u8
+        return on_host(image_hw3_u8, self.config.image_size, self.config.pixel_mean, self.config.pixel_std)
+
+    def _encode(
+        self, image: np.ndarray, graph: str, weights: Weights, on_host: _Pixels, into: FrameFeatures | None
+    ) -> FrameFeatures:
+        """Prepare an image that is not, here or on the device, and encode it."""
+        pixels: np.ndarray | Buffer = image if image.ndim == 4 else self._prepare(image, graph, on_host)
         if graph in self._component.graphs:
             if graph not in self._preprocessors:
                 tall = f"{graph}_tall"
                 rows_first = self.session(tall) if tall in self._component.graphs else None
                 self._preprocessors[graph] = Preprocessor(self.session(graph), rows_first, weights)
-            pixels = self._preprocessors[graph](image_hw3_u8, size, size)
-        else:
-            pixels = on_host(image_hw3_u8, size, mean, std)
+            pixels = self._preprocessors[graph](image, self.config.image_size, self.config.image_size)
         into = into or self.new_features()
         self.session("image_encoder").run({"image": pixels}, into=into.feeds())
         return into

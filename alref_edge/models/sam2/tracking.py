@@ -6,13 +6,14 @@ Every object is tracked by itself, as in the official code; objects whose memori
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from alref_edge.errors import InputError
-from alref_edge.models.protocols import TrackingCounters, TrackingOptions
+from alref_edge.models.protocols import Stage, TrackingCounters, TrackingOptions, in_line
 from alref_edge.models.sam2 import policy, transforms
 from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
 from alref_edge.models.sam2.holes import fill_holes
@@ -30,6 +31,25 @@ class _TrackedMask(NamedTuple):
     logits_hw: np.ndarray
     score: float
     bits: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A frame on its way through a sweep.
+
+    Attributes:
+        index: of the frame.
+        active: the objects whose start was reached.
+        image: what is to be encoded, if anything: see `Sam2Graphs.encode_frame`.
+        features: what is known of it, if anything is needed.
+        room: where those lie, to be used again.
+    """
+
+    index: int
+    active: Sequence[Hashable]
+    image: np.ndarray | None = None
+    features: FrameFeatures | None = None
+    room: FrameFeatures | None = None
 
 
 class TrackingState:
@@ -57,7 +77,7 @@ class TrackingState:
         self._graphs = graphs
         self._config = graphs.config
         self._objects: dict[Hashable, ObjectMemory] = {}
-        self._room: FrameFeatures | None = None
+        self._rooms: list[FrameFeatures] = []
         shape = (self._config.mem_dim, self._config.grid, self._config.grid)
         self._memories: MemoryBank | None = MemoryBank(graphs.new_memories, shape)
 
@@ -73,7 +93,7 @@ class TrackingState:
             InputError: it is not an RGB image of the video's size.
         """
         self.counters.encoded_prompts += 1
-        return self._encode(image_hw3_u8, None)
+        return self._graphs.encode_frame(self._prepare(image_hw3_u8))
 
     def add_mask(
         self, frame: int, object_id: Hashable, mask_hw: np.ndarray, image: np.ndarray | FrameFeatures
@@ -149,6 +169,7 @@ class TrackingState:
         starts: Mapping[Hashable, int] | None = None,
         keep: Iterable[int] = (),
         features: FeatureLookup | None = None,
+        stage: Stage = in_line,
     ) -> Iterator[FrameResult]:
         """Sweep over the video once, following every object from its own start.
 
@@ -162,6 +183,8 @@ class TrackingState:
             starts: first frame of each object that is to be followed; None: the first prompted frame for all.
             keep: frames near which a later sweep is to start, other than this sweep's starts.
             features: gives a frame's features where they are at hand, so that it is not encoded again.
+            stage: runs the stages "prepare" (the host resizes, unless the device does) and "encode"; one that draws
+                ahead draws frames ahead, too.
 
         Yields:
             One result a frame, of the objects whose start was reached.
@@ -173,12 +196,12 @@ class TrackingState:
         begins, kept = self._begins(starts, reverse), tuple(keep)
         for object_id, begin in begins.items():
             self._objects[object_id].anchors = (begin, *kept)
-        return self._propagate(frames, begins, reverse, features or (lambda _: None))
+        return self._propagate(frames, begins, reverse, features or (lambda _: None), stage)
 
     def close(self) -> None:
         """Forget the video and give back the device's memory."""
         self._objects.clear()
-        self._room = None
+        self._rooms.clear()
         self._memories = None
 
     @property
@@ -246,7 +269,8 @@ class TrackingState:
     def _features_of(self, image: np.ndarray | FrameFeatures) -> FrameFeatures:
         return image if isinstance(image, FrameFeatures) else self.encode(image)
 
-    def _encode(self, image_hw3_u8: np.ndarray, into: FrameFeatures | None) -> FrameFeatures:
+    def _prepare(self, image_hw3_u8: np.ndarray) -> np.ndarray:
+        """A frame as `Sam2Graphs.encode_frame` takes it."""
         transforms.check_image(image_hw3_u8)
         if image_hw3_u8.shape[:2] != (self.height, self.width):
             raise InputError(
@@ -254,7 +278,7 @@ class TrackingState:
                 expected=f"{self.width}x{self.height}",
                 got=f"{image_hw3_u8.shape[1]}x{image_hw3_u8.shape[0]}",
             )
-        return self._graphs.encode_frame(image_hw3_u8, into)
+        return self._graphs.prepare_frame(image_hw3_u8)
 
     # Propagation
 
@@ -289,7 +313,23 @@ class TrackingState:
         begins: Mapping[Hashable, int],
         reverse: bool,
         features: FeatureLookup,
+        stage: Stage,
     ) -> Iterator[FrameResult]:
+        prepared = stage("prepare", self._prepared(frames, begins, reverse, features))
+        for each in stage("encode", self._encoded(prepared, reverse)):
+            result = self._step(each, reverse)
+            if each.room is not None:
+                self._rooms.append(each.room)
+            yield result
+
+    def _prepared(
+        self,
+        frames: Iterable[tuple[int, np.ndarray]],
+        begins: Mapping[Hashable, int],
+        reverse: bool,
+        features: FeatureLookup,
+    ) -> Iterator[_Frame]:
+        """The frames on which an object is active; made ready if one of them is tracked there, not prompted."""
         step = -1 if reverse else 1
         expected: int | None = None
         for frame, image in frames if begins else ():
@@ -299,23 +339,37 @@ class TrackingState:
                 raise InputError("Frames do not come in the order of the sweep.", expected=wanted, got=frame)
             expected = frame + step
             active = [key for key, begin in begins.items() if step * (frame - begin) >= 0]
-            if active:
-                yield self._step(frame, image, active, reverse, features)
+            if any(frame not in self._objects[key].prompted for key in active):
+                known = features(frame)
+                yield _Frame(frame, active, self._prepare(image) if known is None else None, known)
+            elif active:
+                yield _Frame(frame, active)
 
-    def _step(
-        self, frame: int, image: np.ndarray, active: list[Hashable], reverse: bool, features: FeatureLookup
-    ) -> FrameResult:
+    def _encoded(self, prepared: Iterable[_Frame], reverse: bool) -> Iterator[_Frame]:
+        """The same frames with their features, in rooms that were given back or new ones."""
+        for each in prepared:
+            if each.image is not None:
+                room = self._rooms.pop() if self._rooms else self._graphs.new_features()
+                if reverse:
+                    self.counters.encoded_backward += 1
+                else:
+                    self.counters.encoded_forward += 1
+                yield _Frame(each.index, each.active, None, self._graphs.encode_frame(each.image, room), room)
+            else:
+                yield each
+
+    def _step(self, each: _Frame, reverse: bool) -> FrameResult:
         """All active objects on one frame."""
         masks: dict[Hashable, _TrackedMask] = {}
         groups: dict[tuple[int, int], list[tuple[Hashable, MemoryPlan]]] = defaultdict(list)
-        for key in active:
+        for key in each.active:
             memory = self._objects[key]
-            if frame in memory.prompted:
-                entry = memory.prompted[frame]
+            if each.index in memory.prompted:
+                entry = memory.prompted[each.index]
                 masks[key] = _TrackedMask(entry.logits_hw, entry.score)
                 continue
             plan = policy.plan_memory(
-                frame,
+                each.index,
                 memory.prompted,
                 memory.recent,
                 self.num_frames,
@@ -324,26 +378,17 @@ class TrackingState:
                 max_prompts=self._options.max_pivots_in_attention,
             )
             groups[plan.lengths].append((key, plan))
-        if groups:
-            encoded = features(frame) or self._encode_tracked(image, reverse)
-            for members in groups.values():
-                size = self._max_batch or len(members)
-                for first in range(0, len(members), size):
-                    masks.update(self._track(frame, members[first : first + size], encoded))
-        for key in active:
+        for members in groups.values():
+            assert each.features is not None
+            size = self._max_batch or len(members)
+            for first in range(0, len(members), size):
+                masks.update(self._track(each.index, members[first : first + size], each.features))
+        for key in each.active:
             memory = self._objects[key]
-            memory.mark_tracked(frame)
-            for row in memory.forget(frame, self._config.recent_frames, self._config.recent_pointers):
+            memory.mark_tracked(each.index)
+            for row in memory.forget(each.index, self._config.recent_frames, self._config.recent_pointers):
                 self._bank.release(row)
-        return self._result(frame, {key: masks[key] for key in active})
-
-    def _encode_tracked(self, image: np.ndarray, reverse: bool) -> FrameFeatures:
-        self._room = self._room or self._graphs.new_features()
-        if reverse:
-            self.counters.encoded_backward += 1
-        else:
-            self.counters.encoded_forward += 1
-        return self._encode(image, self._room)
+        return self._result(each.index, {key: masks[key] for key in each.active})
 
     def _track(
         self, frame: int, members: list[tuple[Hashable, MemoryPlan]], encoded: FrameFeatures
