@@ -23,13 +23,19 @@ Item = TypeVar("Item")
 class Stage(Protocol):
     """Runs a stage of work, such as the encoding of frame after frame."""
 
-    def __call__(self, name: str, items: Iterable[Item], /) -> Iterator[Item]:
-        """The same items in the same order; they may be drawn before they are asked for, in another thread."""
+    def __call__(self, name: str, items: Iterable[Item], /, *, ahead: bool = True) -> Iterator[Item]:
+        """The same items in the same order.
+
+        Args:
+            name: of the stage, for the times in the result.
+            items: made by it.
+            ahead: they may be made before they are asked for, in another thread.
+        """
         ...
 
 
-def in_line(name: str, items: Iterable[Item]) -> Iterator[Item]:
-    """The `Stage` that draws an item when it is asked for."""
+def in_line(name: str, items: Iterable[Item], /, *, ahead: bool = True) -> Iterator[Item]:
+    """The `Stage` that makes an item when it is asked for."""
     return iter(items)
 
 

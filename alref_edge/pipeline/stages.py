@@ -41,9 +41,13 @@ class Stages:
         self._patience_s = patience_s
         self._stages: list[_Stage[Any]] = []
 
-    def over(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items, drawn ahead. As with `RunStats.over` the time that they take counts; waiting does not."""
-        return self._stats.over(None, self.ahead(self._stats.over(name, items), name=name))
+    def over(self, name: str, items: Iterable[Item], /, *, ahead: bool = True) -> Iterator[Item]:
+        """The same items, drawn ahead unless that is not wanted.
+
+        As with `RunStats.over` the time that it takes to make them counts, waiting for them does not.
+        """
+        timed = self._stats.over(name, items)
+        return self._stats.over(None, self.ahead(timed, name=name)) if ahead else timed
 
     def ahead(
         self,

@@ -316,7 +316,9 @@ class TrackingState:
         stage: Stage,
     ) -> Iterator[FrameResult]:
         prepared = stage("prepare", self._prepared(frames, begins, reverse, features))
-        for each in stage("encode", self._encoded(prepared, reverse)):
+        # Two graphs at a time share a CPU's cores, and gain nothing.
+        beside = self._graphs.session("image_encoder").device != "cpu"
+        for each in stage("encode", self._encoded(prepared, reverse), ahead=beside):
             result = self._step(each, reverse)
             if each.room is not None:
                 self._rooms.append(each.room)
