@@ -112,16 +112,16 @@ def run_demo(
         source = open_video(folder.partial / CLIP)
         video = str(Path(out) / CLIP)
         texts = [expression.text for expression in chosen]
-        results = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial).named(video)
+        results = pipeline.rvos(source, texts, progress=progress, spill_dir=folder.partial, sink=folder).named(video)
         record = folder.write(results, source, progress)
         truths = [_truth(scene, *pair) for pair in zip(chosen, results, strict=True)]
         truth = _as_json(seed, chosen, truths)
         also: list[Shown] = []
         if pipeline.hears:
-            run = pipeline.avs(source, progress=progress, spill_dir=folder.partial).named(video)
-            truth["sound"] = _sound_as_json(scene, sound, run)
             with ResultFolder(folder.partial / SOUND) as inner:
+                run = pipeline.avs(source, progress=progress, spill_dir=folder.partial, sink=inner).named(video)
                 written = inner.write(run, source, progress)
+                truth["sound"] = _sound_as_json(scene, sound, run)
                 also.append(_shown(scene, sound, run, written, truth["sound"]["j"]))
         title = f"{len(chosen)} sentence{'s' if len(chosen) > 1 else ''} on generated scene {seed}"
         write_report(folder.partial / REPORT, record, source, results, truths, title=title, also=also)

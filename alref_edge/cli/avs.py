@@ -64,6 +64,7 @@ def avs(
             audio_limits=limits.of_sound(),
             progress=progress,
             spill_dir=folder.partial,
+            sink=folder,
         )
         written = result.write(folder, results, source, progress)
     result.tell(written, folder.path, pipeline, quiet=general.quiet)

@@ -78,6 +78,7 @@ def rvos(
             settings=pipeline.settings.changed(changes),
             progress=progress,
             spill_dir=folder.partial,
+            sink=folder,
         )
         written = result.write(folder, results, source, progress)
     result.tell(written, folder.path, pipeline, quiet=general.quiet)

@@ -199,14 +199,21 @@ class OverlayWriter:
         objects: Sequence[int] | None = None,
         time_s: float | None = None,
     ) -> None:
-        """Draws the masks over a frame (see `draw_overlay`) and adds it.
+        """Draws the masks over a frame and adds it: see `draw` and `add`."""
+        self.add(self.draw(image_hw3_u8, masks_nhw, labels, objects=objects), time_s)
 
-        Args:
-            time_s: when the frame is shown, for a variable rate; by default a frame's duration after the last one.
+    def draw(
+        self,
+        image_hw3_u8: np.ndarray,
+        masks_nhw: np.ndarray,
+        labels: Sequence[str] | None = None,
+        *,
+        objects: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """The frame with the masks over it (see `draw_overlay`); another thread may draw while one adds.
 
         Raises:
-            InputError: shapes that do not fit, a time not after the last one, a place that cannot be written.
-            CapacityError: the disk is full.
+            InputError: shapes that do not fit.
         """
         if image_hw3_u8.shape[:2] != (self.height, self.width):
             raise InputError(
@@ -215,10 +222,19 @@ class OverlayWriter:
                 got="x".join(str(side) for side in image_hw3_u8.shape[1::-1]),
             )
         texts = self._labels if labels is None else labels
-        drawn = draw_overlay(image_hw3_u8, masks_nhw, texts, objects=objects, alpha=self._alpha)
-        self._add(drawn, time_s)
+        return draw_overlay(image_hw3_u8, masks_nhw, texts, objects=objects, alpha=self._alpha)
 
-    def _add(self, image: np.ndarray, time_s: float | None) -> None:
+    def add(self, image: np.ndarray, time_s: float | None = None) -> None:
+        """Adds a frame that is drawn.
+
+        Args:
+            image: of `draw`.
+            time_s: when it is shown, for a variable rate; by default a frame's duration after the last one.
+
+        Raises:
+            InputError: a time not after the last one, a place that cannot be written.
+            CapacityError: the disk is full.
+        """
         import av
 
         if self._container is None:

@@ -8,6 +8,7 @@ from alref_edge.pipeline.pipeline import Pipeline
 from alref_edge.pipeline.results import MaskResult, RunReport
 from alref_edge.pipeline.rvos import cut_into_segments
 from alref_edge.pipeline.rvos_results import RvosResult, RvosRun
+from alref_edge.pipeline.saving import MaskSink
 from alref_edge.pipeline.selectors.base import (
     Decision,
     Ground,
@@ -38,6 +39,7 @@ __all__ = [
     "GroundingSelector",
     "GroundingSoundSelector",
     "MaskResult",
+    "MaskSink",
     "MllmSelector",
     "MllmSoundSelector",
     "Networks",

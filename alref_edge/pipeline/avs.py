@@ -17,7 +17,7 @@ same (`avs/*/`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from alref_edge.media import VideoSource
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.jobs import SoundingObject, WindowResult
-from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.selectors.base import SoundingCategory, SoundSelector, SoundWindow, pivot_of
@@ -136,7 +135,7 @@ def propagate(
     numbers: dict[str, int],
     settings: AvsSettings,
     stats: RunStats,
-    masks: MaskStore,
+    put: Callable[[int, int, np.ndarray], None],
     cache_bytes: int,
 ) -> None:
     """Track every object of every window, from its pivot forward and then backward, to the ends of the window.
@@ -148,7 +147,7 @@ def propagate(
         numbers: name to number of the object.
         settings: options of the tracker.
         stats: counts, times, reports.
-        masks: where masks go, by number and frame, whether the object sounds then or not.
+        put: takes a number, a frame and the mask, whether the object sounds then or not.
         cache_bytes: see `ObjectTracking`.
     """
     for window in found:
@@ -160,7 +159,7 @@ def propagate(
             for frame, image in read_frames(source, {pivot.frame for pivot in starts.values()}, stats).items():
                 boxes = {number: pivot.prompt_xyxy for number, pivot in starts.items() if pivot.frame == frame}
                 tracking.prompt(frame, image, boxes)
-            tracking.propagate_both_ways({number: pivot.frame for number, pivot in starts.items()}, masks.put)
+            tracking.propagate_both_ways({number: pivot.frame for number, pivot in starts.items()}, put)
         finally:
             tracking.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.models.audio.log_mel import SAMPLE_RATE
-from alref_edge.pipeline.jobs import WindowResult
+from alref_edge.pipeline.jobs import WindowResult, sounding_seconds
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.results import MaskResult, Run, RunReport
 
@@ -92,7 +92,7 @@ class AvsRun(Run[AvsResult]):
         objects = []
         for name, index in numbers.items():
             mine = [each for window in found for each in window.objects if each.name == name]
-            seconds = [h.start_s + s for h in found for s, names in enumerate(h.labels) if name in names]
+            seconds = sounding_seconds(name, found)
             objects.append(
                 AvsResult(
                     index=index,

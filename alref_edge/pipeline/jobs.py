@@ -10,6 +10,7 @@ import numpy as np
 from alref_edge.media import VideoSource
 from alref_edge.pipeline.audio_segments import AudioSegment
 from alref_edge.pipeline.measure import RunStats
+from alref_edge.pipeline.saving import MaskSink
 from alref_edge.pipeline.selectors.base import Decision
 from alref_edge.types import Detections, Pivot, Tag
 
@@ -51,12 +52,14 @@ class Job:
         queries: its sentences; their pivots, boxes and warnings are filled in.
         stats: counts, times, reports.
         spill_dir: where its masks wait; see `MaskStore`.
+        sink: takes its masks too, if there is one.
     """
 
     source: VideoSource
     queries: Sequence[Query]
     stats: RunStats
     spill_dir: str | None = None
+    sink: MaskSink | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,3 +125,8 @@ class WindowResult:
     audio_segments: tuple[AudioSegment, ...]
     labels: tuple[tuple[str, ...], ...]
     silent: tuple[bool, ...]
+
+
+def sounding_seconds(name: str, found: Sequence[WindowResult]) -> list[int]:
+    """The seconds of a video in which a category is heard."""
+    return [window.start_s + second for window in found for second, names in enumerate(window.labels) if name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -18,12 +18,13 @@ from alref_edge.pipeline import rvos
 from alref_edge.pipeline.avs import propagate
 from alref_edge.pipeline.avs_results import AvsRun
 from alref_edge.pipeline.clock import Clock
-from alref_edge.pipeline.jobs import Job, Query
+from alref_edge.pipeline.jobs import Job, Query, WindowResult, sounding_seconds
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
 from alref_edge.pipeline.networks import SOUND, SOUND_TEXT_MATCHER, VISION, Networks
 from alref_edge.pipeline.results import RunReport
 from alref_edge.pipeline.rvos_results import RvosResult, RvosRun
+from alref_edge.pipeline.saving import MaskSink
 from alref_edge.pipeline.scheduling import analyse_windows, segment_videos
 from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.grounding import GroundingSelector, GroundingSoundSelector
@@ -179,6 +180,7 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+        sink: MaskSink | None = None,
     ) -> RvosRun:
         """Segment, in a video, what each sentence refers to.
 
@@ -190,6 +192,7 @@ class Pipeline:
                 `[T, H, W, 3]` RGB or an iterable of `[H, W, 3]`, which is read to its end at once (see `FrameSource`).
             sentences: one or many.
             selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`.
+            sink: takes every mask as soon as it is known, while others are still tracked: a `ResultFolder`, say.
 
         Returns:
             One result a sentence, in their order.
@@ -203,6 +206,9 @@ class Pipeline:
         settings, selector = settings or self.settings, selector or GroundingSelector()
         progress = one_at_a_time(progress)
         job = self._job(video, sentences, selector, limits, fps, progress, spill_dir)
+        if sink is not None:
+            job.sink = sink
+            sink.begin([query.text for query in job.queries], job.source)
         (run,) = self._run([job], selector, settings, feature_cache_bytes)
         return run
 
@@ -291,6 +297,7 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+        sink: MaskSink | None = None,
         audio_limits: AudioLimits | None = None,
     ) -> AvsRun:
         """Segment, in a video, the objects that sound, in the seconds in which they do.
@@ -304,6 +311,7 @@ class Pipeline:
                 video's own track.
             selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`. Without a
                 selector, tags, words and grounding decide.
+            sink: see `rvos`.
             audio_limits: caps on the sound.
 
         Returns:
@@ -329,7 +337,8 @@ class Pipeline:
         numbers = {name: n for n, name in enumerate(dict.fromkeys(o.name for each in found for o in each.objects))}
         info, folder = source.info, None if spill_dir is None else os.fspath(spill_dir)
         masks = MaskStore(len(numbers), source.frame_count(), info.height, info.width, folder)
-        propagate(self._networks, source, found, numbers, settings, stats, masks, feature_cache_bytes)
+        put = masks.put if sink is None else _heard(masks, sink, list(numbers), source, found)
+        propagate(self._networks, source, found, numbers, settings, stats, put, feature_cache_bytes)
         stats.elapsed_s = time.perf_counter() - began
         return AvsRun.of(
             found,
@@ -417,3 +426,19 @@ def _checked_sentences(sentences: str | Sequence[str]) -> list[str]:
                 mend="shorten it, or split it into several sentences.",
             )
     return [text.strip() for text in texts]
+
+
+def _heard(
+    masks: MaskStore, sink: MaskSink, names: Sequence[str], source: VideoSource, found: Sequence[WindowResult]
+) -> Callable[[int, int, np.ndarray], None]:
+    """Puts masks of objects into the store, and into the sink where they sound."""
+    sink.begin(names, source)
+    second_of_frame = Clock.of(source).second_of_frame
+    sounds_nt = [np.isin(second_of_frame, sounding_seconds(name, found)) for name in names]
+
+    def put(number: int, frame: int, mask_hw: np.ndarray) -> None:
+        masks.put(number, frame, mask_hw)
+        if sounds_nt[number][frame]:
+            sink.put(number, frame, mask_hw)
+
+    return put

@@ -15,7 +15,14 @@ from alref_edge.media import VideoInfo, VideoSource, coco_annotation, encode_rle
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
-from alref_edge.pipeline.saving import FrameFiles, check_mask_format, new_folder, write_masks, write_record
+from alref_edge.pipeline.saving import (
+    FrameFiles,
+    MaskFolders,
+    check_mask_format,
+    new_folder,
+    write_masks,
+    write_record,
+)
 from alref_edge.pipeline.selectors.base import PivotSelector, SoundSelector
 from alref_edge.pipeline.selectors.mllm import asks
 from alref_edge.pipeline.settings import AvsSettings, RvosSettings
@@ -43,7 +50,8 @@ class RunReport:
         selector: who picked the pivots.
         settings: numbers of the method.
         counters: see `Counters`.
-        timings_s: seconds by stage; those of pivots may overlap with those of tracking, if pivots are chosen ahead.
+        timings_s: seconds that each stage worked; stages work at the same time, so that they may add up to more than
+            the run took.
         reasoning: what the selector says of itself and counted; nothing if it counts nothing. One that asks an LLM
             counts "questions" even if there were none.
         elapsed_s: how long it took; what was done ahead of its turn is not counted.
@@ -248,6 +256,7 @@ class Run(Sequence[Result]):
             "extras": [],
             "counters": dict(run.counters),
             "timings_s": dict(run.timings_s),
+            "elapsed_s": run.elapsed_s,
             "warnings": list(self.all_warnings),
             "notes": [],
         }
@@ -295,12 +304,17 @@ class Run(Sequence[Result]):
             return write_record(partial, self.write_masks(partial, masks))
 
     def write_masks(
-        self, folder: Path, form: str, report: Callable[[str, int, int], None] | None = None
+        self,
+        folder: Path,
+        form: str,
+        report: Callable[[str, int, int], None] = lambda *_: None,
+        begun: MaskFolders | None = None,
     ) -> dict[str, Any]:
         """Write the masks into `folder/masks`, see `saving.write_masks`; `to_json`, with where each result's are."""
         record, names = self.to_json(), FrameFiles(self.report.frame_names)
-        for result, entry in zip(self, record[self.listed_as], strict=True):
-            entry["masks"] = write_masks(folder, result, len(self), names, form, report)
+        written = write_masks(folder, self, names, form, report, begun)
+        for entry, masks in zip(record[self.listed_as], written, strict=True):
+            entry["masks"] = masks
         return record
 
     def close(self) -> None:

@@ -156,7 +156,13 @@ def propagate(tracking: ObjectTracking, job: Job) -> MaskStore:
     info = job.source.info
     masks = MaskStore(len(job.queries), job.source.frame_count(), info.height, info.width, job.spill_dir)
     starts = {number: query.start for number, query in enumerate(job.queries) if query.pivots}
-    tracking.propagate_both_ways(starts, masks.put)
+
+    def put(number: int, frame: int, mask_hw: np.ndarray) -> None:
+        masks.put(number, frame, mask_hw)
+        if job.sink is not None:
+            job.sink.put(number, frame, mask_hw)
+
+    tracking.propagate_both_ways(starts, put)
     return masks
 
 

@@ -6,20 +6,25 @@ import json
 import os
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
 from alref_edge.errors import InputError
 from alref_edge.files import PartialFolder, unwritable
-from alref_edge.media import encode_rle, write_indexed_png
+from alref_edge.media import VideoSource, encode_rle, write_indexed_png
 
 RESULT = "result.json"
 MASKS = "masks"
 MASK_FORMATS = ("png", "rle", "none")
+
+_WRITERS = min(8, os.cpu_count() or 1)
 
 
 class Masked(Protocol):
@@ -31,7 +36,20 @@ class Masked(Protocol):
     def label(self) -> str: ...
     @property
     def frame_count(self) -> int: ...
+    def mask(self, frame: int) -> np.ndarray: ...
     def masks(self) -> Iterator[tuple[int, np.ndarray]]: ...
+
+
+class MaskSink(Protocol):
+    """Takes the masks of a run while it goes on, such as `alref_edge.writing.ResultFolder`."""
+
+    def begin(self, labels: Sequence[str], source: VideoSource) -> None:
+        """Be told of what the masks will be: of the sentences or objects of these labels, on the frames of a video."""
+        ...
+
+    def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:
+        """Take the mask, bool `[H, W]`, of the object of that number; each comes once, an empty one may not come."""
+        ...
 
 
 class FrameFiles:
@@ -40,25 +58,111 @@ class FrameFiles:
     def __init__(self, names: Sequence[str] | None) -> None:
         self._names = names
 
-    def free(self, folder: Path, frame: int) -> Path:
-        """The path of a frame's PNG, which is not there yet.
+    def new(self, folder: Path, frame: int) -> Path:
+        """The path of a frame's PNG, where there is an empty file now.
 
         Raises:
-            InputError: it is, since the disk takes two names for one, such as `a.png` and `A.png`.
+            InputError: there was one, since the disk takes two names for one, such as `a.png` and `A.png`.
+            OSError: the system refuses.
         """
         path = folder / f"{f'{frame:05d}' if self._names is None else self._names[frame]}.png"
-        if self._names is not None and os.path.lexists(path):
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError as error:
             raise InputError(
                 "Two frames would have their masks in one file.",
                 expected="names that the disk of the output folder tells apart",
-                got=f"{self._names[frame]!r} a second time, in other letters",
+                got=f"{path.stem!r} a second time, in other letters",
                 mend="give the frames other names, or take --masks rle.",
-            )
+            ) from error
         return path
 
     def entry(self, frame: int) -> dict[str, str]:
         """What a list that goes by index says of a frame beside its mask."""
         return {} if self._names is None else {"name": self._names[frame]}
+
+
+class PngWriters:
+    """Threads that write indexed PNGs. A context manager, which closes them.
+
+    Args:
+        names: of the frames.
+    """
+
+    def __init__(self, names: FrameFiles) -> None:
+        self._names = names
+        self._pool = ThreadPoolExecutor(_WRITERS, "alref-edge-png")
+        self._under_way: deque[Future[None]] = deque()
+
+    def write(self, folder: Path, frame: int, labels_hw: np.ndarray) -> None:
+        """Have a frame's PNG written; waits where too many are under way.
+
+        Raises:
+            InputError: two frames have one name, or the system refuses to write this or an earlier one.
+            CapacityError: the disk is full.
+        """
+        self._under_way.append(self._pool.submit(write_indexed_png, self._names.new(folder, frame), labels_hw))
+        self._wait(2 * _WRITERS)
+
+    def _wait(self, most: int) -> None:
+        while len(self._under_way) > most:
+            self._under_way.popleft().result()
+
+    def finish(self) -> None:
+        """Wait until all are written. Errors as of `write`."""
+        self._wait(0)
+
+    def close(self) -> None:
+        """Give up what is not under way yet, and wait for the rest; closing twice does nothing."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> PngWriters:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class MaskFolders:
+    """The masks of a run as PNGs, one folder a result: written as they come, and at the end those that did not.
+
+    Args:
+        folder: of the run; it is there.
+        labels: of all results, by number.
+        frame_count: how many frames there are.
+        names: of the frames.
+    """
+
+    def __init__(self, folder: Path, labels: Mapping[int, str], frame_count: int, names: FrameFiles) -> None:
+        self.labels = dict(labels)
+        self.names = {number: _name(number, label, len(labels)) for number, label in labels.items()}
+        self._folders = {number: folder / MASKS / name for number, name in self.names.items()}
+        for each in self._folders.values():
+            each.mkdir(parents=True)
+        self._written = {number: np.zeros(frame_count, bool) for number in labels}
+        self._writers = PngWriters(names)
+
+    def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:
+        """Have a mask written. Errors as of `PngWriters.write`."""
+        self._writers.write(self._folders[index], frame, mask_hw.astype(np.uint8) * np.uint8(1 + index % 255))
+        self._written[index][frame] = True
+
+    def finish(self, results: Sequence[Masked], report: Callable[[str, int, int], None]) -> None:
+        """Write the masks that did not come. Errors as of `PngWriters.write`."""
+        done = sum(int(each.sum()) for each in self._written.values())
+        total = sum(len(each) for each in self._written.values())
+        for result in results:
+            for frame in np.flatnonzero(~self._written[result.index]).tolist():
+                self.put(result.index, frame, result.mask(frame))
+                done += 1
+                report("masks", done, total)
+        self._writers.finish()
+
+    def close(self) -> None:
+        """See `PngWriters.close`."""
+        self._writers.close()
 
 
 def check_mask_format(form: str) -> None:
@@ -69,50 +173,54 @@ def check_mask_format(form: str) -> None:
 
 def write_masks(
     folder: Path,
-    result: Masked,
-    count: int,
+    results: Sequence[Masked],
     names: FrameFiles,
     form: str = "png",
-    report: Callable[[str, int, int], None] | None = None,
-) -> dict[str, str]:
-    """Write the masks of one of `count` results into `folder/masks`.
+    report: Callable[[str, int, int], None] = lambda *_: None,
+    begun: MaskFolders | None = None,
+) -> list[dict[str, str]]:
+    """Write the masks of all results of a run into `folder/masks`.
 
     Args:
         folder: of the run; it is there.
-        result: whose.
-        count: how many results the run has.
+        results: all of them.
         names: of the frames.
-        form: "png": an indexed PNG a frame; "rle": a file of COCO run-length encodings; "none".
+        form: "png": an indexed PNG a frame; "rle": a file of COCO run-length encodings each; "none".
         report: told the stage "masks", and how many frames of all are done.
+        begun: PNGs of which some were written before.
 
     Returns:
-        What `result.json` says of them.
+        What `result.json` says of each.
 
     Raises:
-        InputError: two frames have one name.
+        InputError: two frames have one name, or other masks than these were begun.
         OSError: the system refuses to write.
     """
+    frame_count = results[0].frame_count if results else 0
+    if form == "png":
+        labels = {each.index: each.label for each in results}
+        with closing(begun or MaskFolders(folder, labels, frame_count, names)) as folders:
+            if folders.labels != labels:
+                raise InputError("Masks of another run were begun here.", expected=folders.labels, got=labels)
+            folders.finish(results, report)
+        return [{"format": "png", "folder": f"{MASKS}/{name}"} for name in folders.names.values()]
     if form == "none":
-        return {"format": "none"}
-    name = f"{result.index:0{max(2, len(str(count - 1)))}d}-{slug(result.label)}"
-    done, total = result.index * result.frame_count, count * result.frame_count
-    tell = report or (lambda *_: None)
-    where = folder / MASKS
-    where.mkdir(exist_ok=True)
-    if form == "rle":
-        with (where / f"{name}.json").open("w", encoding="ascii") as file:
+        return [{"format": "none"} for _ in results]
+    (folder / MASKS).mkdir(exist_ok=True)
+    files = [f"{MASKS}/{_name(each.index, each.label, len(results))}.json" for each in results]
+    for number, (result, name) in enumerate(zip(results, files, strict=True)):
+        with (folder / name).open("w", encoding="ascii") as file:
             for frame, mask_hw in result.masks():
                 entry = json.dumps({**names.entry(frame), **encode_rle(mask_hw)})
                 file.write(("[\n" if frame == 0 else ",\n") + entry)
-                tell("masks", done + frame + 1, total)
+                report("masks", number * frame_count + frame + 1, len(results) * frame_count)
             file.write("\n]\n")
-        return {"format": "rle", "file": f"{MASKS}/{name}.json"}
-    (where / name).mkdir()
-    for frame, mask_hw in result.masks():
-        label = np.uint8(1 + result.index % 255)
-        write_indexed_png(names.free(where / name, frame), mask_hw.astype(np.uint8) * label)
-        tell("masks", done + frame + 1, total)
-    return {"format": "png", "folder": f"{MASKS}/{name}"}
+    return [{"format": "rle", "file": name} for name in files]
+
+
+def _name(number: int, label: str, count: int) -> str:
+    """What the file or folder of a result's masks is called."""
+    return f"{number:0{max(2, len(str(count - 1)))}d}-{slug(label)}"
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:

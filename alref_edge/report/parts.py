@@ -19,9 +19,13 @@ _STAGES = {
     "ground": "boxes for words",
     "wait": "the tracker waits for pivots",
     "prompt": "boxes to masks on pivot frames",
-    "track": "masks through the video",
-    "masks": "masks kept",
+    "prepare": "frames resized for the tracker",
+    "encode": "frames encoded for the tracker",
+    "track": "objects through the video",
+    "masks": "masks at the video's size",
+    "store": "masks kept",
     "write": "masks to files",
+    "draw": "masks over frames",
     "overlay": "overlay video",
 }
 _MOST_ROWS = 200
@@ -36,7 +40,7 @@ def tiles(shown: Shown) -> Html:
         (shown.what, str(len(shown.entries))),
         ("frames", str(video["frames"])),
         ("length", f"{video['frames'] / video['fps']:.1f} s"),
-        ("time taken", f"{_time_taken(record):.1f} s"),
+        ("time taken", f"{record['elapsed_s']:.1f} s"),
     ]
     if "sound" in record:
         labels = record["sound"]["labels"]
@@ -199,13 +203,6 @@ def warnings(texts: Sequence[str]) -> Html | None:
         _left_out(len(texts) - _MOST_WARNINGS, "warnings"),
         class_="warnings",
     )
-
-
-def _time_taken(record: Mapping[str, Any]) -> float:
-    """Seconds of the run; measured where stages overlap, since pivots were chosen ahead of the tracker."""
-    stages: Mapping[str, float] = record["timings_s"]
-    elapsed: float | None = record.get("reasoning", {}).get("elapsed_s")
-    return sum(stages.values()) if elapsed is None else elapsed + stages.get("write", 0) + stages.get("overlay", 0)
 
 
 def swatch(number: int) -> Html:

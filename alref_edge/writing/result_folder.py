@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,19 @@ import numpy as np
 
 from alref_edge.errors import AlrefError, CapacityError, InputError
 from alref_edge.files import PartialFolder, is_full
-from alref_edge.media import OVERLAY_TICKS, OverlayWriter, VideoSource, write_indexed_png, write_overlay_png
+from alref_edge.media import OVERLAY_TICKS, OverlayWriter, VideoSource, write_overlay_png
 from alref_edge.pipeline import AvsRun, MaskResult, ProgressCallback, RvosResult, RvosRun
 from alref_edge.pipeline.measure import RunStats
-from alref_edge.pipeline.saving import MASKS, RESULT, FrameFiles, check_mask_format, write_record
+from alref_edge.pipeline.saving import (
+    MASKS,
+    RESULT,
+    FrameFiles,
+    MaskFolders,
+    PngWriters,
+    check_mask_format,
+    write_record,
+)
+from alref_edge.pipeline.stages import Stages
 
 OVERLAY, OVERLAY_OF_IMAGE = "overlay.mp4", "overlay.png"
 SEMANTIC = "semantic"
@@ -64,11 +74,29 @@ class ResultFolder:
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
         self._done = False
+        self._begun: MaskFolders | None = None
         try:
             self._folder = PartialFolder(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         self.partial = self._folder.folder
+
+    def begin(self, labels: Sequence[str], source: VideoSource) -> None:
+        """Make room for the masks of a run that is to come: see `MaskSink`. Errors as of `write`."""
+        if self._masks == "png":
+            numbered = dict(enumerate(labels))
+            try:
+                self._begun = MaskFolders(self.partial, numbered, source.frame_count(), FrameFiles(source.frame_names))
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+
+    def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:
+        """Have a mask written while the run goes on: see `MaskSink`. Errors as of `write`."""
+        if self._begun is not None:
+            try:
+                self._begun.put(index, frame, mask_hw)
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
 
     def write(
         self,
@@ -76,7 +104,7 @@ class ResultFolder:
         source: VideoSource,
         progress: ProgressCallback | None = None,
     ) -> dict[str, Any]:
-        """Write what a run came to.
+        """Write what a run came to, but for the masks that were put before.
 
         Args:
             results: all of one run.
@@ -91,11 +119,11 @@ class ResultFolder:
             CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
-        stats = RunStats(progress=progress)
+        began, stats = time.perf_counter(), RunStats(progress=progress)
         run = results if isinstance(results, AvsRun) else RvosRun.of(results)
         try:
             with stats.stage("write"):
-                record = run.write_masks(self.partial, self._masks, stats.report)
+                record = run.write_masks(self.partial, self._masks, stats.report, self._begun)
                 if isinstance(run, AvsRun) and self._semantic:
                     self._write_classes(run)
             if self._overlay:
@@ -105,7 +133,9 @@ class ResultFolder:
                     warnings, notes = write_overlay(run, source, stats)
                 record |= {"overlay": name, "warnings": [*record["warnings"], *warnings], "notes": notes}
             record["extras"] = list(self._extras)
-            record["timings_s"] |= {name: round(s, 4) for name, s in stats.seconds.items()}
+            spent = record["timings_s"]
+            spent |= {name: round(spent.get(name, 0) + s, 4) for name, s in stats.seconds.items()}
+            record["elapsed_s"] += round(time.perf_counter() - began, 4)
             written = write_record(self.partial, record)
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -113,10 +143,12 @@ class ResultFolder:
         return written
 
     def _write_classes(self, run: AvsRun) -> None:
-        names, where = FrameFiles(run.report.frame_names), self.partial / SEMANTIC
+        where = self.partial / SEMANTIC
         where.mkdir()
-        for frame in range(run.report.frame_count):
-            write_indexed_png(names.free(where, frame), run.class_map(frame))
+        with PngWriters(FrameFiles(run.report.frame_names)) as writers:
+            for frame in range(run.report.frame_count):
+                writers.write(where, frame, run.class_map(frame))
+            writers.finish()
 
     def _write_overlay(
         self, results: Sequence[MaskResult], source: VideoSource, stats: RunStats
@@ -128,21 +160,25 @@ class ResultFolder:
         sound = results.sound if isinstance(results, AvsRun) else source.path if info.kind == "video" else None
         from_s = float(times[0]) if times is not None and sound == source.path else None
         last = -1
-        with OverlayWriter(
-            self.partial / OVERLAY,
-            info.width,
-            info.height,
-            fps,
-            labels=[each.label for each in results],
-            sound=sound,
-            sound_from_s=from_s,
-        ) as writer:
-            for frame, image in source.frames():
+        with (
+            OverlayWriter(
+                self.partial / OVERLAY,
+                info.width,
+                info.height,
+                fps,
+                labels=[each.label for each in results],
+                sound=sound,
+                sound_from_s=from_s,
+            ) as writer,
+            Stages(stats) as stages,
+        ):
+            frames = stages.over("decode", source.frames())
+            drawn = ((frame, writer.draw(image, _masks_on(frame, results, source))) for frame, image in frames)
+            for frame, image in stages.over("draw", drawn):
                 if times is not None:
                     # A video's clock may be finer than the overlay's.
                     last = max(last + 1, round(float(times[frame] - times[0]) * OVERLAY_TICKS))
-                time_s = None if times is None else last / OVERLAY_TICKS
-                writer.write(image, _masks_on(frame, results, source), time_s=time_s)
+                writer.add(image, None if times is None else last / OVERLAY_TICKS)
                 stats.report("overlay", frame + 1, count)
         return writer.warnings, writer.notes
 
@@ -205,7 +241,11 @@ class ResultFolder:
             if kind is None and self._done:
                 self._publish()
         finally:
-            self._folder.close()
+            try:
+                if self._begun is not None:
+                    self._begun.close()
+            finally:
+                self._folder.close()
 
 
 def _masks_on(frame: int, results: Sequence[MaskResult], source: VideoSource) -> np.ndarray:
