@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from alref_edge.errors import AlrefError, CapacityError, InputError
 
 _UMASK = threading.Lock()
 _TOKEN = "[0-9a-z_]{8,16}"
+_AGAIN_S = 0.02
 _LONGEST = 40  # characters of a name that its partial's name begins with
 
 # What this process has half-written: files with the descriptors of their locks, and folders.
@@ -349,6 +351,8 @@ def unwound_by_signals() -> Iterator[None]:
 
     That holds too where a second signal cuts the unwinding short. After one, a further one ends the process at once. A
     signal that is ignored (`nohup`) stays so. In a thread other than the main one, this does nothing.
+
+    What a signal raises is lost where it comes while the collector closes a generator: then it is sent once more.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -362,9 +366,16 @@ def unwound_by_signals() -> Iterator[None]:
         came.append(number)
         raise _end_of(number)
 
+    def note_lost(lost: sys.UnraisableHookArgs) -> None:
+        if not came or not isinstance(lost.exc_value, (KeyboardInterrupt, SystemExit)):
+            hook(lost)
+        elif len(came) == 1:
+            threading.Timer(_AGAIN_S, os.kill, (os.getpid(), came[0])).start()
+
     usual = (signal.SIG_DFL, signal.default_int_handler)
     numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) in usual]
     before = {number: signal.signal(number, unwind) for number in numbers}
+    hook, sys.unraisablehook = sys.unraisablehook, note_lost
     try:
         yield
     except Exception as error:
@@ -374,6 +385,7 @@ def unwound_by_signals() -> Iterator[None]:
         raise
     finally:
         over = True
+        sys.unraisablehook = hook
         if came:
             for folder in list(_folders):
                 folder.close()

@@ -209,6 +209,32 @@ def test_a_signal_that_a_library_makes_an_error_of_ends_the_program_all_the_same
             signal.signal(each, handler)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_that_comes_while_the_collector_closes_something_is_not_lost(tmp_path: Path, times: int) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "from alref_edge.files import unwound_by_signals\n"
+        "def closed_late():\n"
+        "    try:\n        yield\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n        time.sleep(1)\n"
+        "with unwound_by_signals():\n"
+        "    held = [closed_late() for _ in range(int(sys.argv[1]))]\n"
+        "    for each in held: next(each)\n"
+        "    del each\n"
+        "    held.clear()\n"
+        "    time.sleep(30)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(times)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_a_block_without_a_signal_changes_nothing(tmp_path: Path) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with unwound_by_signals():

@@ -135,7 +135,7 @@ class ResultFolder:
             record["extras"] = list(self._extras)
             spent = record["timings_s"]
             spent |= {name: round(spent.get(name, 0) + s, 4) for name, s in stats.seconds.items()}
-            record["elapsed_s"] += round(time.perf_counter() - began, 4)
+            record["elapsed_s"] = round(record["elapsed_s"] + time.perf_counter() - began, 4)
             written = write_record(self.partial, record)
         except OSError as error:
             raise _unwritable(self.path, error) from error
