@@ -23,6 +23,7 @@ import numpy as np
 
 from alref_edge.errors import InputError, MediaError, quoted
 from alref_edge.media import VideoSource
+from alref_edge.models.protocols import Stage
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.jobs import Job, Prompts, Query
 from alref_edge.pipeline.mask_store import MaskStore
@@ -56,12 +57,12 @@ def cut_into_segments(frame_count: int, settings: RvosSettings) -> Iterator[Span
 
 
 def sample(
-    source: VideoSource, queries: Sequence[Query], settings: RvosSettings, stats: RunStats
+    source: VideoSource, queries: Sequence[Query], settings: RvosSettings, stats: RunStats, stage: Stage
 ) -> Iterator[tuple[Span, Mapping[int, np.ndarray]]]:
     """The video's spans in order, with the frames that are needed of each; only one span's are held at a time.
 
     Needed are a segment's sampled frames where a selector is to look at them, the frames of given pivots, and frame 0
-    where it may have to serve.
+    where it may have to serve. `stage` decodes them.
     """
     frame_count = source.frame_count()
     cut = {span.index: span for span in cut_into_segments(frame_count, settings)}
@@ -70,7 +71,7 @@ def sample(
         wanted |= {0} | {frame for span in cut.values() if span.is_segment for frame in span.sampled}
     length = settings.frames_per_segment * settings.sample_step
     before, done = source.decoded, 0
-    frames = stats.over("decode", source.frames_at(wanted))
+    frames = stage("decode", source.frames_at(wanted))
     for index, group in groupby(frames, key=lambda item: item[0] // length):
         images = dict(group)
         yield cut[index], images

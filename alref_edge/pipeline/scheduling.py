@@ -23,7 +23,7 @@ from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.grounding import Grounder
 from alref_edge.pipeline.jobs import Job, Prompts, WindowResult
 from alref_edge.pipeline.mask_store import MaskStore
-from alref_edge.pipeline.measure import RunStats
+from alref_edge.pipeline.measure import RunStats, drawn
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.selectors.base import PivotSelector, Segment, SoundSelector, SoundWindow, Span
 from alref_edge.pipeline.selectors.mllm import check_usable
@@ -74,9 +74,13 @@ def segment_videos(
     finding = find_pivots(networks, jobs, selector, settings, trials)
     works_ahead = selector.in_flight > 0
     tracking: ObjectTracking | None = None
-    with Stages(patience_s=_LEAVE_S) as stages:
-        found = stages.ahead(finding, most=LOOKAHEAD_BYTES, size=lambda each: each.nbytes) if works_ahead else finding
-        try:
+    try:
+        with (
+            Stages(patience_s=_LEAVE_S) as stages,
+            drawn(
+                stages.ahead(finding, most=LOOKAHEAD_BYTES, size=lambda each: each.nbytes) if works_ahead else finding
+            ) as found,
+        ):
             for waited_s, each in _waited_for(found):
                 job = each.job
                 if tracking is None:
@@ -90,9 +94,9 @@ def segment_videos(
                     tracking = None
                     job.stats.elapsed_s = time.perf_counter() - began
                     yield job, masks
-        finally:
-            if tracking is not None:
-                tracking.close()
+    finally:
+        if tracking is not None:
+            tracking.close()
 
 
 def find_pivots(
@@ -115,12 +119,15 @@ def find_pivots(
     pool = executor(selector.in_flight)
     asked: deque[_Asked | BaseException] = deque()
     try:
-        for each in _ask_all(networks, jobs, selector, settings, pool):
-            asked.append(each)
-            while asked and (
-                _undone([asked[0]]) == 0 or _undone(asked) > 2 * selector.in_flight or _nbytes(asked) > LOOKAHEAD_BYTES
-            ):
-                yield settle(asked.popleft())
+        with drawn(_ask_all(networks, jobs, selector, settings, pool)) as asking:
+            for each in asking:
+                asked.append(each)
+                while asked and (
+                    _undone([asked[0]]) == 0
+                    or _undone(asked) > 2 * selector.in_flight
+                    or _nbytes(asked) > LOOKAHEAD_BYTES
+                ):
+                    yield settle(asked.popleft())
         while asked:
             yield settle(asked.popleft())
         check_usable(selector, events)
@@ -202,14 +209,15 @@ def _ask(
             queries[number].pivots.append(pivot)
         return Prompts(job, pivots, {pivot.frame: grounder.images[pivot.frame] for _, pivot in pivots}, last=True)
 
-    for span, images in rvos.sample(job.source, queries, settings, stats):
-        grounder.add_frames(images)
-        segment = Segment(span.index, span.sampled, images, stats.count) if span.is_segment else None
-        choices = [
-            (number, pool.submit(rvos.choose_pivots, span, segment, query, selector, grounder))
-            for number, query in enumerate(queries)
-        ]
-        yield _Asked(job, images, choices, partial(note, span, images))
+    with Stages(stats) as stages:
+        for span, images in rvos.sample(job.source, queries, settings, stats, stages.over):
+            grounder.add_frames(images)
+            segment = Segment(span.index, span.sampled, images, stats.count) if span.is_segment else None
+            choices = [
+                (number, pool.submit(rvos.choose_pivots, span, segment, query, selector, grounder))
+                for number, query in enumerate(queries)
+            ]
+            yield _Asked(job, images, choices, partial(note, span, images))
     yield _Asked(job, {}, (), fall_back)
 
 
