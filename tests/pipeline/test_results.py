@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import InputError
 from alref_edge.media import decode_rle
-from alref_edge.pipeline import AvsRun, Pipeline, ReplaySelector, RvosRun
+from alref_edge.pipeline import AvsRun, Pipeline, Progress, ReplaySelector, RvosRun
 from alref_edge.types import Pivot
 from alref_edge.writing.result_folder import ResultFolder
 from tests.media.clips import make_folder
@@ -36,21 +37,26 @@ def scene() -> Scene:
 @pytest.fixture(scope="module")
 def run(pipeline: Pipeline, scene: Scene) -> RvosRun:
     """Two sentences, and a third that has no pivot, so no masks."""
+    return segmented(pipeline, scene)
+
+
+def segmented(pipeline: Pipeline, scene: Scene, **options: Any) -> RvosRun:
     texts = [each.text for each in scene.expressions[:2]]
     given = {text: (Pivot(2, scene.boxes(2)[number]),) for number, text in enumerate(texts)}
-    found = pipeline.rvos(
-        SceneSource(scene), [*texts, "nothing"], selector=ReplaySelector({**given, "nothing": ()}, {})
-    )
-    assert isinstance(found, RvosRun)
-    return found
+    selector = ReplaySelector({**given, "nothing": ()}, {})
+    return pipeline.rvos(SceneSource(scene), [*texts, "nothing"], selector=selector, **options)
 
 
 @pytest.fixture(scope="module")
 def heard(pipeline: Pipeline) -> AvsRun:
-    scene = make_scene(49, num_frames=16)
-    found = pipeline.avs(SceneSource(scene), make_sound(scene).wave_16khz)
+    found = listened(pipeline)
     assert len(found)
     return found
+
+
+def listened(pipeline: Pipeline, **options: Any) -> AvsRun:
+    scene = make_scene(49, num_frames=16)
+    return pipeline.avs(SceneSource(scene), make_sound(scene).wave_16khz, **options)
 
 
 def test_a_run_is_the_sequence_of_its_results(run: RvosRun, heard: AvsRun) -> None:
@@ -116,6 +122,42 @@ def test_saved_results_are_those_of_a_result_folder_without_an_overlay(
         assert list(records[0]) == list(records[1])
     with ResultFolder(tmp_path / "RvosRun" / "saved", overwrite=True, overlay=False) as folder:
         folder.write(run, SceneSource(scene))  # it is known as a result
+
+
+@pytest.mark.parametrize("form", ["png", "rle"])
+def test_masks_that_are_written_while_others_are_tracked_are_those_that_are_saved(
+    pipeline: Pipeline, run: RvosRun, heard: AvsRun, scene: Scene, tmp_path: Path, form: str
+) -> None:
+    written: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        if progress.stage in ("forward", "backward"):
+            written.append(len(list(tmp_path.rglob("masks/*/*.png"))))
+
+    for before, again in ((run, partial(segmented, pipeline, scene)), (heard, partial(listened, pipeline))):
+        name = type(before).__name__
+        with ResultFolder(tmp_path / name / "beside", masks=form, overlay=False) as folder:
+            written.clear()
+            made = again(sink=folder, progress=watch)
+            record = folder.write(made, SceneSource(scene))
+        assert any(written) == (form == "png")
+        assert record[before.listed_as] == before.save(tmp_path / name / "saved", masks=form)[before.listed_as]
+        one, other = (
+            {path.relative_to(where).as_posix(): path.read_bytes() for path in where.rglob("*.*")}
+            for where in (tmp_path / name / "beside" / "masks", tmp_path / name / "saved" / "masks")
+        )
+        assert one == other
+        assert one
+
+
+def test_masks_of_one_run_are_not_taken_for_anothers(
+    pipeline: Pipeline, run: RvosRun, heard: AvsRun, scene: Scene, tmp_path: Path
+) -> None:
+    with ResultFolder(tmp_path / "out", overlay=False) as folder:
+        segmented(pipeline, scene, sink=folder)
+        with pytest.raises(InputError, match="another run"):
+            folder.write(heard, SceneSource(scene))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_values_are_those_of_the_record(run: RvosRun, heard: AvsRun, tmp_path: Path) -> None:
