@@ -18,6 +18,7 @@ from alref_edge.errors import CapacityError
 from alref_edge.media import FrameSource
 from alref_edge.models.protocols import Item, in_line
 from alref_edge.models.sam2 import transforms
+from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import RunStats
 from alref_edge.pipeline.networks import Networks
 from alref_edge.pipeline.settings import RvosSettings
@@ -25,6 +26,7 @@ from alref_edge.pipeline.stages import Stages
 from alref_edge.pipeline.tracking import ObjectTracking
 from alref_edge.runtime import SessionOptions
 from alref_edge.runtime.device import BACKENDS
+from benchmarks.memory import resident_mb
 from tests.pipeline import waiting_backend
 
 FRAMES = 100
@@ -45,14 +47,26 @@ def wait(stage: str) -> None:
 
 
 class WaitingVideo:
-    """One object through a video, prompted on its first frame, on a device of its own; every stage only waits.
+    """Objects through a video on a device of its own; every stage only waits.
 
     Args:
         bundle: whose networks it is.
         wait: told of each stage.
+        frames: of the video.
+        objects: how many.
+        start: the frame on which they are prompted.
     """
 
-    def __init__(self, bundle: Path, monkeypatch: pytest.MonkeyPatch, wait: Wait = wait) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        wait: Wait = wait,
+        *,
+        frames: np.ndarray = np.zeros((FRAMES, 48, 48, 3), np.uint8),  # noqa: B008
+        objects: int = 1,
+        start: int = 0,
+    ) -> None:
         class Source(FrameSource):
             def _read(self, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
                 for each in super()._read(wanted):
@@ -72,7 +86,8 @@ class WaitingVideo:
         monkeypatch.setattr(transforms, "video_pixels", prepare)
         monkeypatch.setattr(transforms, "resize_bilinear", enlarge)
         self.wait = wait
-        self.source = Source(np.zeros((FRAMES, 48, 48, 3), np.uint8))
+        self.source = Source(frames)
+        self.starts = dict.fromkeys(range(objects), start)
         self.networks = Networks(Bundle.open(bundle), "waiting", SessionOptions())
         self.stats = RunStats()
         self.stored: list[int] = []
@@ -81,10 +96,11 @@ class WaitingVideo:
         """Seconds from the first frame to the last mask."""
         with self.networks:
             tracking = ObjectTracking(self.networks, self.source, RvosSettings(), self.stats)
-            tracking.prompt(0, self.source.frame(0), {0: BOX})
+            start = self.starts[0]
+            tracking.prompt(start, self.source.frame(start), dict.fromkeys(self.starts, BOX))
             began = time.perf_counter()
             try:
-                tracking.propagate_both_ways({0: 0}, self.put)
+                tracking.propagate_both_ways(self.starts, self.put)
             finally:
                 took_s = time.perf_counter() - began
                 tracking.close()
@@ -133,6 +149,25 @@ def test_a_stage_that_fails_ends_all_with_its_own_error(
     assert time.perf_counter() - failed_at[0] < 2
     assert len(failed_at) == 1
     assert 10 < len(video.stored) <= 21
+
+
+@pytest.mark.parametrize("objects", [1, 10])
+def test_memory_does_not_grow_with_the_video(objects: int, nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 frames, both ways: what is kept of each would be 230 kB, and 77 kB for each object."""
+    frames = np.broadcast_to(np.uint8(9), (2000, 240, 320, 3))
+    video = WaitingVideo(nano_bundle, monkeypatch, lambda _: None, frames=frames, objects=objects, start=1000)
+    resident: list[float] = []
+    with MaskStore(objects, *frames.shape[:3]) as store:
+
+        def put(item: int, frame: int, mask_hw: np.ndarray) -> None:
+            store.put(item, frame, mask_hw)
+            if item == 0:
+                resident.append(resident_mb())
+
+        monkeypatch.setattr(video, "put", put)
+        video.track()
+    assert len(resident) == 2000
+    assert max(resident[200:]) - resident[199] <= 60
 
 
 def test_results_and_counters_are_those_of_one_stage_after_the_other(nano_bundle: Path) -> None:
