@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
@@ -301,18 +301,12 @@ class Run(Sequence[Result]):
         """
         check_mask_format(masks)
         with new_folder(folder) as partial:
-            return write_record(partial, self.write_masks(partial, masks))
+            return write_record(partial, self.write_masks(partial, masks, RunStats()))
 
-    def write_masks(
-        self,
-        folder: Path,
-        form: str,
-        report: Callable[[str, int, int], None] = lambda *_: None,
-        begun: MaskFolders | None = None,
-    ) -> dict[str, Any]:
+    def write_masks(self, folder: Path, form: str, stats: RunStats, begun: MaskFolders | None = None) -> dict[str, Any]:
         """Write the masks into `folder/masks`, see `saving.write_masks`; `to_json`, with where each result's are."""
         record, names = self.to_json(), FrameFiles(self.report.frame_names)
-        written = write_masks(folder, self, names, form, report, begun)
+        written = write_masks(folder, self, names, form, stats, begun)
         for entry, masks in zip(record[self.listed_as], written, strict=True):
             entry["masks"] = masks
         return record

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,12 +19,13 @@ import numpy as np
 from alref_edge.errors import InputError
 from alref_edge.files import PartialFolder, unwritable
 from alref_edge.media import VideoSource, encode_rle, write_indexed_png
+from alref_edge.pipeline.measure import RunStats
 
 RESULT = "result.json"
 MASKS = "masks"
 MASK_FORMATS = ("png", "rle", "none")
 
-_WRITERS = min(8, os.cpu_count() or 1)
+_WRITERS = min(8, len(os.sched_getaffinity(0)))
 
 
 class Masked(Protocol):
@@ -87,10 +88,11 @@ class PngWriters:
 
     Args:
         names: of the frames.
+        stats: counts the time that they take as "write".
     """
 
-    def __init__(self, names: FrameFiles) -> None:
-        self._names = names
+    def __init__(self, names: FrameFiles, stats: RunStats) -> None:
+        self._names, self._stats = names, stats
         self._pool = ThreadPoolExecutor(_WRITERS, "alref-edge-png")
         self._under_way: deque[Future[None]] = deque()
 
@@ -101,12 +103,17 @@ class PngWriters:
             InputError: two frames have one name, or the system refuses to write this or an earlier one.
             CapacityError: the disk is full.
         """
-        self._under_way.append(self._pool.submit(write_indexed_png, self._names.new(folder, frame), labels_hw))
+        self._under_way.append(self._pool.submit(self._write, self._names.new(folder, frame), labels_hw))
         self._wait(2 * _WRITERS)
 
+    def _write(self, path: Path, labels_hw: np.ndarray) -> None:
+        with self._stats.stage("write"):
+            write_indexed_png(path, labels_hw)
+
     def _wait(self, most: int) -> None:
-        while len(self._under_way) > most:
-            self._under_way.popleft().result()
+        with self._stats.stage(None):
+            while len(self._under_way) > most:
+                self._under_way.popleft().result()
 
     def finish(self) -> None:
         """Wait until all are written. Errors as of `write`."""
@@ -133,23 +140,26 @@ class MaskFolders:
         labels: of all results, by number.
         frame_count: how many frames there are.
         names: of the frames.
+        stats: see `PngWriters`.
     """
 
-    def __init__(self, folder: Path, labels: Mapping[int, str], frame_count: int, names: FrameFiles) -> None:
+    def __init__(
+        self, folder: Path, labels: Mapping[int, str], frame_count: int, names: FrameFiles, stats: RunStats
+    ) -> None:
         self.labels = dict(labels)
         self.names = {number: _name(number, label, len(labels)) for number, label in labels.items()}
         self._folders = {number: folder / MASKS / name for number, name in self.names.items()}
         for each in self._folders.values():
             each.mkdir(parents=True)
         self._written = {number: np.zeros(frame_count, bool) for number in labels}
-        self._writers = PngWriters(names)
+        self._writers, self._stats = PngWriters(names, stats), stats
 
     def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:
         """Have a mask written. Errors as of `PngWriters.write`."""
         self._writers.write(self._folders[index], frame, mask_hw.astype(np.uint8) * np.uint8(1 + index % 255))
         self._written[index][frame] = True
 
-    def finish(self, results: Sequence[Masked], report: Callable[[str, int, int], None]) -> None:
+    def finish(self, results: Sequence[Masked]) -> None:
         """Write the masks that did not come. Errors as of `PngWriters.write`."""
         done = sum(int(each.sum()) for each in self._written.values())
         total = sum(len(each) for each in self._written.values())
@@ -157,7 +167,7 @@ class MaskFolders:
             for frame in np.flatnonzero(~self._written[result.index]).tolist():
                 self.put(result.index, frame, result.mask(frame))
                 done += 1
-                report("masks", done, total)
+                self._stats.report("masks", done, total)
         self._writers.finish()
 
     def close(self) -> None:
@@ -175,8 +185,8 @@ def write_masks(
     folder: Path,
     results: Sequence[Masked],
     names: FrameFiles,
-    form: str = "png",
-    report: Callable[[str, int, int], None] = lambda *_: None,
+    form: str,
+    stats: RunStats,
     begun: MaskFolders | None = None,
 ) -> list[dict[str, str]]:
     """Write the masks of all results of a run into `folder/masks`.
@@ -186,7 +196,7 @@ def write_masks(
         results: all of them.
         names: of the frames.
         form: "png": an indexed PNG a frame; "rle": a file of COCO run-length encodings each; "none".
-        report: told the stage "masks", and how many frames of all are done.
+        stats: counts the time that PNGs take, and is told how many frames of all are done.
         begun: PNGs of which some were written before.
 
     Returns:
@@ -199,10 +209,10 @@ def write_masks(
     frame_count = results[0].frame_count if results else 0
     if form == "png":
         labels = {each.index: each.label for each in results}
-        with closing(begun or MaskFolders(folder, labels, frame_count, names)) as folders:
+        with closing(begun or MaskFolders(folder, labels, frame_count, names, stats)) as folders:
             if folders.labels != labels:
                 raise InputError("Masks of another run were begun here.", expected=folders.labels, got=labels)
-            folders.finish(results, report)
+            folders.finish(results)
         return [{"format": "png", "folder": f"{MASKS}/{name}"} for name in folders.names.values()]
     if form == "none":
         return [{"format": "none"} for _ in results]
@@ -213,7 +223,7 @@ def write_masks(
             for frame, mask_hw in result.masks():
                 entry = json.dumps({**names.entry(frame), **encode_rle(mask_hw)})
                 file.write(("[\n" if frame == 0 else ",\n") + entry)
-                report("masks", number * frame_count + frame + 1, len(results) * frame_count)
+                stats.report("masks", number * frame_count + frame + 1, len(results) * frame_count)
             file.write("\n]\n")
     return [{"format": "rle", "file": name} for name in files]
 

@@ -67,8 +67,8 @@ class Stages:
         """
         stage = _Stage(items, most, size)
         stage.thread = threading.Thread(target=stage.work, name=f"alref-edge-{name}", daemon=True)
-        stage.thread.start()
         self._stages.append(stage)
+        stage.thread.start()
         return stage.items()
 
     def __enter__(self) -> Stages:
@@ -80,7 +80,8 @@ class Stages:
         for stage in self._stages:
             stage.end()
         for stage in self._stages:
-            stage.thread.join(self._patience_s)
+            if stage.thread.ident is not None:  # a signal may come before it is started
+                stage.thread.join(self._patience_s)
         late = [stage.late for stage in self._stages if stage.late is not None]
         self._stages.clear()
         raised = late.pop(0) if late and kind in (None, GeneratorExit) else None

@@ -74,6 +74,7 @@ class ResultFolder:
         self.path = Path(os.path.realpath(path))
         self._replace = self._check_free(overwrite)
         self._done = False
+        self._stats = RunStats()
         self._begun: MaskFolders | None = None
         try:
             self._folder = PartialFolder(self.path)
@@ -84,9 +85,9 @@ class ResultFolder:
     def begin(self, labels: Sequence[str], source: VideoSource) -> None:
         """Make room for the masks of a run that is to come: see `MaskSink`. Errors as of `write`."""
         if self._masks == "png":
-            numbered = dict(enumerate(labels))
+            numbered, names = dict(enumerate(labels)), FrameFiles(source.frame_names)
             try:
-                self._begun = MaskFolders(self.partial, numbered, source.frame_count(), FrameFiles(source.frame_names))
+                self._begun = MaskFolders(self.partial, numbered, source.frame_count(), names, self._stats)
             except OSError as error:
                 raise _unwritable(self.path, error) from error
 
@@ -119,11 +120,12 @@ class ResultFolder:
             CapacityError: the disk is full.
             MediaError: the video cannot be decoded again, or no encoder works.
         """
-        began, stats = time.perf_counter(), RunStats(progress=progress)
+        began, stats = time.perf_counter(), self._stats
+        stats.progress = progress
         run = results if isinstance(results, AvsRun) else RvosRun.of(results)
         try:
             with stats.stage("write"):
-                record = run.write_masks(self.partial, self._masks, stats.report, self._begun)
+                record = run.write_masks(self.partial, self._masks, stats, self._begun)
                 if isinstance(run, AvsRun) and self._semantic:
                     self._write_classes(run)
             if self._overlay:
@@ -145,7 +147,7 @@ class ResultFolder:
     def _write_classes(self, run: AvsRun) -> None:
         where = self.partial / SEMANTIC
         where.mkdir()
-        with PngWriters(FrameFiles(run.report.frame_names)) as writers:
+        with PngWriters(FrameFiles(run.report.frame_names), self._stats) as writers:
             for frame in range(run.report.frame_count):
                 writers.write(where, frame, run.class_map(frame))
             writers.finish()
