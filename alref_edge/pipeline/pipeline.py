@@ -58,6 +58,8 @@ class Pipeline:
         spill_dir: where masks, and frames that come one by one, wait in unnamed temporary files; None: TMPDIR,
             /var/tmp, or the system's choice.
         feature_cache_bytes: see `ObjectTracking`.
+        sink: takes every mask as soon as it is known, while others are still tracked: a `ResultFolder` of one video,
+            say.
     """
 
     def __init__(self, networks: Networks, warnings: Sequence[str] = ()) -> None:
@@ -191,8 +193,7 @@ class Pipeline:
             video: a file, a folder of frames, an image, or a source that `open_video` gave; or frames in memory, uint8
                 `[T, H, W, 3]` RGB or an iterable of `[H, W, 3]`, which is read to its end at once (see `FrameSource`).
             sentences: one or many.
-            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`.
-            sink: takes every mask as soon as it is known, while others are still tracked: a `ResultFolder`, say.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes, sink: see `Pipeline`.
 
         Returns:
             One result a sentence, in their order.
@@ -205,10 +206,7 @@ class Pipeline:
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
         progress = one_at_a_time(progress)
-        job = self._job(video, sentences, selector, limits, fps, progress, spill_dir)
-        if sink is not None:
-            job.sink = sink
-            sink.begin([query.text for query in job.queries], job.source)
+        job = self._job(video, sentences, selector, limits, fps, progress, spill_dir, sink)
         (run,) = self._run([job], selector, settings, feature_cache_bytes)
         return run
 
@@ -223,6 +221,7 @@ class Pipeline:
         progress: ProgressCallback | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
         feature_cache_bytes: int = FEATURE_CACHE_BYTES,
+        sink: MaskSink | None = None,
     ) -> Iterator[RvosRun]:
         """Segment many videos, each with sentences of its own. Lazy: a video is worked on when its run is asked for.
 
@@ -232,7 +231,7 @@ class Pipeline:
         Args:
             videos: pairs of what `rvos` takes as `video` and `sentences`; taken one by one, some ahead of the results,
                 in another thread then. Each is a source of its own.
-            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`.
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes, sink: see `Pipeline`.
 
         Yields:
             The run of each video, in order. Close it when it is done with: its masks lie on disk till then.
@@ -243,7 +242,7 @@ class Pipeline:
         """
         settings, selector = settings or self.settings, selector or GroundingSelector()
         told = one_at_a_time(progress)
-        jobs = (self._job(video, texts, selector, limits, fps, told, spill_dir) for video, texts in videos)
+        jobs = (self._job(video, texts, selector, limits, fps, told, spill_dir, sink) for video, texts in videos)
         return self._run(jobs, selector, settings, feature_cache_bytes, _TRIALS)
 
     def _job(
@@ -255,6 +254,7 @@ class Pipeline:
         fps: float,
         progress: ProgressCallback | None,
         spill_dir: str | os.PathLike[str] | None,
+        sink: MaskSink | None,
     ) -> Job:
         """A video and its sentences, checked as far as that goes without work."""
         queries = []
@@ -263,7 +263,7 @@ class Pipeline:
             queries.append(Query(text, None if given is None else tuple(given)))
         source = _opened(video, limits, fps, spill_dir)
         folder = None if spill_dir is None else os.fspath(spill_dir)
-        return Job(source, queries, RunStats(progress=progress), folder)
+        return Job(source, queries, RunStats(progress=progress), folder, sink)
 
     def _run(
         self,
@@ -309,9 +309,8 @@ class Pipeline:
             video: see `rvos`.
             sound: a file, or float32 `[samples]` at 16 kHz in [-1, 1] that begins with the first frame; None: the
                 video's own track.
-            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes: see `Pipeline`. Without a
+            selector, settings, limits, fps, progress, spill_dir, feature_cache_bytes, sink: see `Pipeline`. Without a
                 selector, tags, words and grounding decide.
-            sink: see `rvos`.
             audio_limits: caps on the sound.
 
         Returns:

@@ -157,6 +157,8 @@ def propagate(tracking: ObjectTracking, job: Job) -> MaskStore:
     info = job.source.info
     masks = MaskStore(len(job.queries), job.source.frame_count(), info.height, info.width, job.spill_dir)
     starts = {number: query.start for number, query in enumerate(job.queries) if query.pivots}
+    if job.sink is not None:
+        job.sink.begin([query.text for query in job.queries], job.source)
 
     def put(number: int, frame: int, mask_hw: np.ndarray) -> None:
         masks.put(number, frame, mask_hw)

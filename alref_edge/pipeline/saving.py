@@ -45,7 +45,7 @@ class MaskSink(Protocol):
     """Takes the masks of a run while it goes on, such as `alref_edge.writing.ResultFolder`."""
 
     def begin(self, labels: Sequence[str], source: VideoSource) -> None:
-        """Be told of what the masks will be: of the sentences or objects of these labels, on the frames of a video."""
+        """Be told what the next masks are: of the sentences or objects of these labels, on the frames of a video."""
         ...
 
     def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from alref_edge.datasets.synthetic import Scene, SceneSource, make_scene
 from alref_edge.datasets.synthetic.sound import make_sound
 from alref_edge.errors import InputError
-from alref_edge.media import decode_rle
+from alref_edge.media import VideoSource, decode_rle
 from alref_edge.pipeline import AvsRun, Pipeline, Progress, ReplaySelector, RvosRun
 from alref_edge.types import Pivot
 from alref_edge.writing.result_folder import ResultFolder
@@ -148,6 +148,33 @@ def test_masks_that_are_written_while_others_are_tracked_are_those_that_are_save
         )
         assert one == other
         assert one
+
+
+class Seen:
+    """A sink that keeps what it is given, by video."""
+
+    def __init__(self) -> None:
+        self.labels: list[list[str]] = []
+        self.masks: list[dict[tuple[int, int], np.ndarray]] = []
+
+    def begin(self, labels: Sequence[str], source: VideoSource) -> None:
+        self.labels.append(list(labels))
+        self.masks.append({})
+
+    def put(self, index: int, frame: int, mask_hw: np.ndarray) -> None:
+        assert self.masks[-1].setdefault((index, frame), mask_hw) is mask_hw  # each comes once
+
+
+def test_a_sink_takes_the_masks_of_one_video_after_the_other(pipeline: Pipeline, scene: Scene) -> None:
+    seen, texts = Seen(), [each.text for each in scene.expressions[:2]]
+    given = {text: (Pivot(5, scene.boxes(5)[number]),) for number, text in enumerate(texts)}
+    videos = [(SceneSource(scene), texts), (SceneSource(scene), texts[1:])]
+    runs = list(pipeline.rvos_many(videos, selector=ReplaySelector(given, {}), sink=seen))
+    assert seen.labels == [texts, texts[1:]]
+    for run, masks in zip(runs, seen.masks, strict=True):
+        assert sorted(masks) == [(result.index, frame) for result in run for frame in range(12)]
+        for (index, frame), mask_hw in masks.items():
+            np.testing.assert_array_equal(mask_hw, run[index].mask(frame))
 
 
 def test_masks_of_one_run_are_not_taken_for_anothers(
