@@ -198,10 +198,10 @@ class TrackedVideo(Protocol):
         Args:
             frames: index and image, uint8 `[H, W, 3]`, from the first start on in order, without gaps; drawn one by
                 one.
-            stage: runs what can be done for later frames before this one is tracked, such as their encoding.
             reverse: toward frame 0. An object that starts there takes no part.
             starts: object to the frame on which it starts, which is part of the results.
             features: index of a frame to what `encode` gave for it, or None where that is not at hand.
+            stage: runs what can be done for later frames before this one is tracked, such as their encoding.
 
         Yields:
             One result a frame, of the objects whose start was reached. It stays as it is when later ones are drawn,
