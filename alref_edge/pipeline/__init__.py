@@ -26,6 +26,7 @@ from alref_edge.pipeline.selectors.replay import Answer, RecordedBoxes, ReplaySe
 from alref_edge.pipeline.selectors.sound_replay import RecordedAnswers, ReplaySoundSelector, Setting
 from alref_edge.pipeline.settings import REF_DAVIS17, AvsSettings, RvosSettings
 from alref_edge.pipeline.silence import silent_seconds
+from alref_edge.pipeline.stages import Stages
 
 __all__ = [
     "REF_DAVIS17",
@@ -62,6 +63,7 @@ __all__ = [
     "SoundingCategory",
     "SoundingObject",
     "Span",
+    "Stages",
     "WindowResult",
     "cut_into_segments",
     "silent_seconds",

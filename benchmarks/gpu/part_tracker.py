@@ -1,4 +1,7 @@
-"""The whole tracker: frames in the host's memory in, masks of the video's size in the host's memory out."""
+"""The whole tracker: frames in the host's memory in, masks of the video's size in the host's memory out.
+
+Frames are made ready, encoded, tracked and made masks of at the same time, as the pipeline does it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from alref_edge.models.sam2 import Sam2VideoTracker
+from alref_edge.pipeline import Stages
 from benchmarks.gpu.record import Record, Row
 from benchmarks.gpu.subject import (
     CAPTURED,
@@ -43,10 +47,11 @@ def _frames(subject: Subject, objects: int, variant: Variant) -> Row:
         features = state.encode(first)
         for number, box in enumerate(drawn_boxes(objects)):
             state.add_points_or_box(0, number, features, box=np.array(box, np.float32))
-        for result in state.propagate(frame_stream(count)):
-            masks_nhw = result.masks_nhw()
-            stamps.append(time.perf_counter())
-            covered.append(float(masks_nhw.any((1, 2)).mean()))
+        with Stages() as stages:
+            for result in stages.over("track", state.propagate(frame_stream(count), stage=stages.over)):
+                masks_nhw = result.masks_nhw()
+                stamps.append(time.perf_counter())
+                covered.append(float(masks_nhw.any((1, 2)).mean()))
         facts = {"form": component.form, "masks_not_empty": float(np.mean(covered[WARM:])), **subject.memory()}
         state.close()
     taken = 1000 * np.diff(stamps[WARM:])
