@@ -35,10 +35,12 @@ class GraphSet:
     Attributes:
         graphs: graph name to the `.onnx` file written.
         tolerances: by graph, the largest absolute difference that the export was accepted with.
+        least_iou: of a tracker in a narrower precision, of its masks with the official code's.
     """
 
     graphs: Mapping[str, Path]
     tolerances: Mapping[str, float] = field(default_factory=dict)
+    least_iou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def add_to_bundle(
                 if path not in placed:
                     placed[path] = _move(path, folder / file_name(key, form, precision), root)
             graphs = {key: placed[path] for key, path in made.graphs.items()}
-            forms.setdefault(form, {})[precision] = GraphSetEntry(graphs, made.tolerances)
+            forms.setdefault(form, {})[precision] = GraphSetEntry(graphs, made.tolerances, made.least_iou)
     share_weights(root / path for path in placed.values())
     files = {key: _move(path, folder / path.name, root) for key, path in component.files.items()}
     entry = ComponentEntry(

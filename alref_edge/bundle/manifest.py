@@ -43,16 +43,19 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int, Meta(ge=0, le=1 << 36)]
 
 
-class GraphSetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GraphSetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The graphs of a network in one form and precision.
 
     Attributes:
         graphs: graph name to file, relative to the bundle.
         tolerances: by graph, the largest absolute difference that its export was accepted with.
+        least_iou: of a tracker in a narrower precision, the least IoU of its masks with the official float32 code's, on
+            every frame of the clip that it was accepted by; None: not measured.
     """
 
     graphs: Annotated[Mapping[Name, Path], Meta(max_length=32)]
     tolerances: Annotated[Mapping[Name, Annotated[float, Meta(ge=0, le=1e9)]], Meta(max_length=32)] = {}
+    least_iou: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 class ComponentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from export.graph_check import ExportedGraph
 from export.grounding_dino.configs import bert_config, component_config, official_config, transformers_config
 from export.grounding_dino.vocabulary import read_vocabulary, write_vocabulary
 from export.precision import check_precisions, write_float16
+from export.resizing import write_preprocess
 
 if TYPE_CHECKING:
     from transformers import GroundingDinoForObjectDetection
@@ -115,11 +116,12 @@ def export_grounding_dino(
         graphs = {
             name: write_graph(spec, out_dir / file_name(name, form, "float32"), form) for name, spec in specs.items()
         }
-        made = {"float32": GraphSet(graphs, TOLERANCES)}
+        more = _resizing(out_dir, config) if form == "cuda" else {}
+        made = {"float32": GraphSet({**graphs, **more}, TOLERANCES)}
         verify(model, graphs, config, tokenizer, _CHECKED[variant])
         if "float16" in precisions:
             narrow = write_float16(graphs, _POLICIES[form])
-            made["float16"] = GraphSet(narrow, FLOAT16.tolerances)
+            made["float16"] = GraphSet({**narrow, **more}, FLOAT16.tolerances)
             verify(model, narrow, config, tokenizer, _CHECKED[variant], FLOAT16)
         forms[form] = {name: made[name] for name in precisions}
     return ComponentSpec(
@@ -131,6 +133,16 @@ def export_grounding_dino(
         forms=forms,
         files={"vocab": out_dir / "vocab.txt"},
     )
+
+
+def _resizing(folder: Path, config: Mapping[str, Any]) -> dict[str, Path]:
+    """Graphs that resize images on the device, the same in every precision."""
+    return {
+        name: write_preprocess(
+            folder / f"{name}.onnx", config["image_mean"], config["image_std"], levels=True, rows_first=rows_first
+        )
+        for name, rows_first in (("preprocess", False), ("preprocess_tall", True))
+    }
 
 
 def verify(

@@ -77,8 +77,9 @@ def model(checkpoint: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def component(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> ComponentSpec:
+    precisions = ("float32", "float16")
     return export_sam2(
-        VARIANT, tmp_path_factory.mktemp("sam2"), checkpoint=checkpoint, precisions=("float32", "float16")
+        VARIANT, tmp_path_factory.mktemp("sam2"), checkpoint=checkpoint, precisions=precisions, tracked=False
     )
 
 
