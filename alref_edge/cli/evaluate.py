@@ -133,11 +133,11 @@ def _report(
         if seeds.stop > TRAINING_SEEDS:
             warn(f"seeds from {TRAINING_SEEDS} on are those of training: these figures say little.")
         evaluation = measure(pipeline, seeds, progress)
-        name = pipeline.bundle.manifest.name
+        name, precision = pipeline.bundle.manifest.name, pipeline.precision
         if file is not None:
             file.write(_encoded(evaluation.to_json()))
     size = f"{scenes.size}x{scenes.size}"
-    echo(f"bundle {name}, {engine.precision}: {len(seeds)} scenes of {frames} frames, {size}")
+    echo(f"bundle {name}, {precision}: {len(seeds)} scenes of {frames} frames, {size}")
     echo(*evaluation.to_text().splitlines())
     for warning in evaluation.facts.get("warnings", ()):
         warn(warning)

@@ -68,7 +68,7 @@ class EngineOptions:
         typer.Option(metavar="FOLDER", rich_help_panel=MODEL, help="Of the networks; the shipped one if left out."),
     ] = None
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda or cuda:N.")] = "auto"
-    precision: Annotated[str, typer.Option(rich_help_panel=MODEL, help="float32 or float16.")] = "float32"
+    precision: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, tf32 or float16.")] = "auto"
     allow_fallback: Annotated[
         bool,
         typer.Option("--allow-fallback", rich_help_panel=RUNNING, help="Take the CPU where the device does not work."),
@@ -76,6 +76,10 @@ class EngineOptions:
     threads: Annotated[
         int, typer.Option(min=0, rich_help_panel=RUNNING, help="CPU threads for one operator; 0: the backend's choice.")
     ] = 0
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="GIB", rich_help_panel=RUNNING, help="Of the GPU that the graphs may take."),
+    ] = None
     component: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,6 +99,7 @@ class EngineOptions:
             precision=self.precision,
             allow_fallback=self.allow_fallback,
             threads=self.threads,
+            gpu_memory=None if self.gpu_memory is None else int(self.gpu_memory * (1 << 30)),
             components=self.component or (),
         )
 

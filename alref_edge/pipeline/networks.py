@@ -58,6 +58,19 @@ SOUND: tuple[Part[Any], ...] = (SOUND_TEXT_MATCHER, SOUND_EMBEDDER)
 """The parts that what sounds needs too, beside taggers, which the settings name."""
 
 
+def best_precision(bundle: Bundle, device: str) -> str:
+    """The precision that a kind of device runs best: float16 on a GPU, where it was accepted, else float32.
+
+    A bundle was accepted in float16 where all its components have it, and the masks of each that tracks were, see
+    `GraphSetEntry.least_iou`.
+    """
+    form, *_ = forms_of(device)
+    components = bundle.manifest.components.values()
+    narrow = [each.forms.get(form, {}).get("float16") for each in components if each.kind in SEGMENTER.kinds]
+    accepted = narrow and all(each is not None and each.least_iou is not None for each in narrow)
+    return "float16" if device != "cpu" and accepted and "float16" in bundle.precisions else "float32"
+
+
 class Networks:
     """A detector, a segmenter and those that hear, of one bundle. A context manager.
 
@@ -65,7 +78,7 @@ class Networks:
         bundle: verified.
         device: "cpu", "cuda", "cuda:N" or "auto".
         options: threads and fall-back.
-        precision: of the graphs.
+        precision: of the graphs, or "tf32": that of `options`, with float32 graphs.
         forms: that they may have, best first; those of the device if None.
         components: names of the components to take where the bundle has several for one part.
         instead: networks by the name of the bundle's component in whose place they are used; closed with the others.
@@ -91,7 +104,7 @@ class Networks:
     ) -> None:
         self.bundle = bundle
         self.device = device
-        self.precision = precision
+        self.precision, self._graphs = precision, "float32" if precision == "tf32" else precision
         self._options, self._chosen = options, frozenset(components)
         self._forms = forms or forms_of(resolve(device, allow_fallback=options.allow_fallback).kind)
         self.lock = threading.RLock()
@@ -144,7 +157,7 @@ class Networks:
                 precision.
         """
         for name in (*taggers, *map(self._name_of, parts)):
-            self.bundle.component(name, self.precision, self._forms)
+            self.bundle.component(name, self._graphs, self._forms)
 
     def _able(self, part: Part[Any]) -> list[str]:
         return [name for name, each in self.bundle.manifest.components.items() if each.kind in part.kinds]
@@ -169,7 +182,7 @@ class Networks:
         if self._closed:
             raise EngineError("The pipeline is closed.", mend="make another with Pipeline.from_bundle.")
         if name not in self._loaded:
-            component = self.bundle.component(name, self.precision, self._forms)
+            component = self.bundle.component(name, self._graphs, self._forms)
             # Of a kind that cannot play this part, the first one that can says so.
             make = part.kinds.get(component.kind, next(iter(part.kinds.values())))
             self._loaded[name] = make(component, self.device, options=self._options)

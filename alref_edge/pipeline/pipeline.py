@@ -21,7 +21,7 @@ from alref_edge.pipeline.clock import Clock
 from alref_edge.pipeline.jobs import Job, Query, WindowResult, sounding_seconds
 from alref_edge.pipeline.mask_store import MaskStore
 from alref_edge.pipeline.measure import ProgressCallback, RunStats, one_at_a_time
-from alref_edge.pipeline.networks import SOUND, SOUND_TEXT_MATCHER, VISION, Networks
+from alref_edge.pipeline.networks import SOUND, SOUND_TEXT_MATCHER, VISION, Networks, best_precision
 from alref_edge.pipeline.results import RunReport
 from alref_edge.pipeline.rvos_results import RvosResult, RvosRun
 from alref_edge.pipeline.saving import MaskSink
@@ -72,9 +72,10 @@ class Pipeline:
         path: str | os.PathLike[str] | None = None,
         device: str = "auto",
         *,
-        precision: str = "float32",
+        precision: str = "auto",
         allow_fallback: bool = False,
         threads: int = 0,
+        gpu_memory: int | None = None,
         components: Collection[str] = (),
     ) -> Pipeline:
         """Verify a bundle and make a pipeline of it.
@@ -82,9 +83,12 @@ class Pipeline:
         Args:
             path: the bundle's folder; None takes the one shipped with the package, a small one for generated scenes.
             device: "cpu", "cuda", "cuda:N", or "auto": CUDA where it works, else the CPU.
-            precision: of the graphs: "float32", or another that the bundle has ("float16").
+            precision: "float32"; "float16", where the bundle has it; "tf32": float32 graphs, of whose products a GPU
+                rounds the factors to 10 bits of a mantissa; "auto": on a GPU float16, where the bundle's tracker was
+                accepted in it by its masks, else float32.
             allow_fallback: run on the CPU where the device asked for does not work, instead of an error.
             threads: CPU threads for one operator; 0 leaves the choice to the backend.
+            gpu_memory: bytes of the GPU that the graphs may take; see `SessionOptions`.
             components: names of the components to take where the bundle has several for one part, as two detectors.
 
         Raises:
@@ -95,13 +99,17 @@ class Pipeline:
         """
         from alref_edge.runtime.device import resolve
 
-        options = SessionOptions(threads=threads, allow_fallback=allow_fallback)
         placement = resolve(device, allow_fallback=allow_fallback)
         fell_back = device.startswith("cuda") and placement.kind == "cpu"
         warnings = (
             [f"fell back: {device} was asked for and does not work here, the CPU runs instead"] if fell_back else []
         )
         bundle = Bundle.open(None if path is None else Path(path))
+        if precision == "auto":
+            precision = best_precision(bundle, placement.kind)
+        options = SessionOptions(
+            threads=threads, allow_fallback=allow_fallback, gpu_memory=gpu_memory, tf32=precision == "tf32"
+        )
         networks = Networks(bundle, device, options, precision, components=components)
         networks.check(part for part in VISION if networks.has(part))
         return cls(networks, warnings)
@@ -118,7 +126,7 @@ class Pipeline:
 
     @property
     def precision(self) -> str:
-        """The precision of the graphs."""
+        """The precision of the graphs: "float32", "tf32" (see `from_bundle`), "float16"."""
         return self._networks.precision
 
     @property
