@@ -59,7 +59,7 @@ SOUND: tuple[Part[Any], ...] = (SOUND_TEXT_MATCHER, SOUND_EMBEDDER)
 
 
 def best_precision(bundle: Bundle, device: str) -> str:
-    """The precision that a kind of device runs best: float16 on a GPU, where it was accepted, else float32.
+    """The precision that a kind of device runs best: float16 on CUDA, where it was accepted, else float32.
 
     A bundle was accepted in float16 where all its components have it, and the masks of each that tracks were, see
     `GraphSetEntry.least_iou`.
@@ -68,7 +68,7 @@ def best_precision(bundle: Bundle, device: str) -> str:
     components = bundle.manifest.components.values()
     narrow = [each.forms.get(form, {}).get("float16") for each in components if each.kind in SEGMENTER.kinds]
     accepted = narrow and all(each is not None and each.least_iou is not None for each in narrow)
-    return "float16" if device != "cpu" and accepted and "float16" in bundle.precisions else "float32"
+    return "float16" if form == "cuda" and accepted and "float16" in bundle.precisions else "float32"
 
 
 class Networks:
