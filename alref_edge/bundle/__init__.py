@@ -208,7 +208,7 @@ class Bundle:
                 mend=f"add it: `python -m export {name} --bundle {self.root}`.",
             )
         entry = self.manifest.components[name]
-        form = next((each for each in forms if precision in entry.forms.get(each, ())), None)
+        form = entry.form_of(precision, forms)
         if form is None:
             raise BundleError(
                 f"The component {name!r} of the bundle {self.manifest.name!r} has no {precision} graphs.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -50,7 +50,7 @@ class GraphSetEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         graphs: graph name to file, relative to the bundle.
         tolerances: by graph, the largest absolute difference that its export was accepted with.
         least_iou: of a tracker in a narrower precision, the least IoU of its masks with the official float32 code's, on
-            every frame of the clip that it was accepted by; None: not measured.
+            every frame of the clip that it was accepted by, on the exporter's CPU; None: not measured.
     """
 
     graphs: Annotated[Mapping[Name, Path], Meta(max_length=32)]
@@ -83,6 +83,10 @@ class ComponentEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def precisions(self) -> tuple[str, ...]:
         """The precisions that there are graphs of, in any form."""
         return tuple(name for name in PRECISIONS if any(name in form for form in self.forms.values()))
+
+    def form_of(self, precision: str, forms: Sequence[str]) -> str | None:
+        """The first of some forms that there are graphs of in a precision."""
+        return next((form for form in forms if precision in self.forms.get(form, ())), None)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -78,7 +78,9 @@ class EngineOptions:
     ] = 0
     gpu_memory: Annotated[
         float | None,
-        typer.Option(min=0.1, metavar="GIB", rich_help_panel=RUNNING, help="Of the GPU that the graphs may take."),
+        typer.Option(
+            min=0.1, max=4096, metavar="GIB", rich_help_panel=RUNNING, help="Of the GPU that the graphs may take."
+        ),
     ] = None
     component: Annotated[
         list[str] | None,

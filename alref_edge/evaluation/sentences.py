@@ -163,7 +163,9 @@ def oracle(sentences: Sequence[Sentence], settings: RvosSettings) -> ReplaySelec
         best = [max(sampled, key=lambda frame: int(pixels_t[frame])) for sampled in cuts]
         if not pixels_t[best].any():
             best = [int(pixels_t.argmax())]
-        pivots[sentence.text.strip()] = tuple(Pivot(frame, box_of(masks_thw[frame])) for frame in best if pixels_t[frame])
+        pivots[sentence.text.strip()] = tuple(
+            Pivot(frame, box_of(masks_thw[frame])) for frame in best if pixels_t[frame]
+        )
     return ReplaySelector(pivots, {}, name="oracle")
 
 

@@ -64,11 +64,13 @@ def best_precision(bundle: Bundle, device: str) -> str:
     A bundle was accepted in float16 where all its components have it, and the masks of each that tracks were, see
     `GraphSetEntry.least_iou`.
     """
-    form, *_ = forms_of(device)
-    components = bundle.manifest.components.values()
-    narrow = [each.forms.get(form, {}).get("float16") for each in components if each.kind in SEGMENTER.kinds]
-    accepted = narrow and all(each is not None and each.least_iou is not None for each in narrow)
-    return "float16" if form == "cuda" and accepted and "float16" in bundle.precisions else "float32"
+    if "cuda" not in forms_of(device) or "float16" not in bundle.precisions:
+        return "float32"
+    for entry in bundle.manifest.components.values():
+        form = entry.form_of("float16", forms_of(device))
+        if entry.kind in SEGMENTER.kinds and (form is None or entry.forms[form]["float16"].least_iou is None):
+            return "float32"
+    return "float16"
 
 
 class Networks:
@@ -84,6 +86,7 @@ class Networks:
         instead: networks by the name of the bundle's component in whose place they are used; closed with the others.
 
     Attributes:
+        forms: of the graphs of each component loaded so far.
         lock: held by a thread while it loads or runs a network other than the segmenter. Those look and hear ahead, in
             threads of their own; the segmenter comes after in one.
 
@@ -109,6 +112,7 @@ class Networks:
         self._forms = forms or forms_of(resolve(device, allow_fallback=options.allow_fallback).kind)
         self.lock = threading.RLock()
         self._closed = False
+        self.forms: dict[str, str] = {}
         self._loaded: dict[str, Network] = dict(instead or {})
         unknown = sorted((self._chosen | self._loaded.keys()) - bundle.manifest.components.keys())
         if unknown:
@@ -183,6 +187,7 @@ class Networks:
             raise EngineError("The pipeline is closed.", mend="make another with Pipeline.from_bundle.")
         if name not in self._loaded:
             component = self.bundle.component(name, self._graphs, self._forms)
+            self.forms[name] = component.form
             # Of a kind that cannot play this part, the first one that can says so.
             make = part.kinds.get(component.kind, next(iter(part.kinds.values())))
             self._loaded[name] = make(component, self.device, options=self._options)

@@ -107,6 +107,11 @@ class Pipeline:
         bundle = Bundle.open(None if path is None else Path(path))
         if precision == "auto":
             precision = best_precision(bundle, placement.kind)
+        if placement.kind == "cpu" and precision == "tf32":
+            warnings.append("a CPU has no tf32: float32 ran")
+            precision = "float32"
+        if placement.kind == "cpu" and gpu_memory is not None:
+            warnings.append("the bound on a GPU's memory binds nothing on a CPU")
         options = SessionOptions(
             threads=threads, allow_fallback=allow_fallback, gpu_memory=gpu_memory, tf32=precision == "tf32"
         )

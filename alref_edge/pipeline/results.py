@@ -45,6 +45,7 @@ class RunReport:
         bundle_sha256: hash that names its whole contents.
         trained: False where any of its weights are random.
         precision: of the graphs that ran.
+        forms: of the graphs of each network.
         device: the device asked for.
         providers: the execution provider that ran each network.
         selector: who picked the pivots.
@@ -65,6 +66,7 @@ class RunReport:
     bundle_sha256: str
     trained: bool
     precision: str
+    forms: Mapping[str, str]
     device: str
     providers: Mapping[str, str]
     selector: str
@@ -102,6 +104,7 @@ class RunReport:
             bundle_sha256=bundle.sha256,
             trained=bundle.manifest.trained,
             precision=networks.precision,
+            forms=dict(networks.forms),
             device=networks.device,
             providers=networks.providers,
             selector=selector.name,
@@ -245,6 +248,7 @@ class Run(Sequence[Result]):
                 "sha256": run.bundle_sha256,
                 "trained": run.trained,
                 "precision": run.precision,
+                "forms": dict(run.forms),
             },
             "device": {"asked": run.device, "providers": dict(run.providers)},
             "selector": run.selector,

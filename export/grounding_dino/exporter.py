@@ -47,7 +47,7 @@ class Limits:
 
 
 FLOAT32 = Limits(TOLERANCES)
-# Near-equal proposals come and go by rounding. Masks over many frames are what a precision is accepted by.
+# Near-equal proposals come and go by rounding.
 FLOAT16 = Limits({"backbone": 0.1, "text_encoder": 0.1, "decoder": 0.1}, confident=0.25, share=0.75)
 
 _POLICIES = {"standard": "grounding_dino", "cuda": "grounding_dino.cuda"}
