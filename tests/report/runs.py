@@ -156,6 +156,7 @@ def _report(source: VideoSource, settings: RvosSettings | AvsSettings, trained: 
         bundle_sha256="0123456789abcdef" * 4,
         trained=trained,
         precision="float32",
+        forms={"sam2": "standard"},
         device="cpu",
         providers={"sam2.encode": "CPUExecutionProvider"},
         selector="grounding",

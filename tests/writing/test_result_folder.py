@@ -56,6 +56,7 @@ def results(clip: Path, masks: np.ndarray) -> list[RvosResult]:
         bundle_sha256="0" * 64,
         trained=True,
         precision="float32",
+        forms={"sam2": "standard"},
         device="cpu",
         providers={},
         selector="grounding",
