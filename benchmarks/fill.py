@@ -203,7 +203,7 @@ def regions_of(root: Path, files: Iterable[str]) -> dict[str, dict[int, Region]]
     for name in files:
         if name.endswith(".onnx"):
             model = onnx.load(str(root / name), load_external_data=False)
-            for location, region in _graph_regions(model.graph):
+            for location, region in _graph_regions(model):
                 file = (PurePosixPath(name).parent / location).as_posix()
                 standing = found[file].get(region.offset)
                 if standing is None or _RANK.index(region.role) > _RANK.index(standing.role):
@@ -216,11 +216,11 @@ def is_kept(region: Region) -> bool:
     return region.role == _FIXED
 
 
-def _graph_regions(graph: onnx.GraphProto) -> Iterable[tuple[str, Region]]:
+def _graph_regions(model: onnx.ModelProto) -> Iterable[tuple[str, Region]]:
     import onnx
 
-    uses = _Uses(graph)
-    for tensor in graph.initializer:
+    uses = _Uses(model)
+    for tensor in model.graph.initializer:
         where = {entry.key: entry.value for entry in tensor.external_data}
         if not where:
             continue
@@ -238,15 +238,15 @@ def _graph_regions(graph: onnx.GraphProto) -> Iterable[tuple[str, Region]]:
 class _Uses:
     """What a graph's nodes take its initialisers for, through what only moves them or scales them by constants."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         import onnx
 
+        graph = model.graph
         self._takers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
         self._constant = {tensor.name for tensor in graph.initializer} | {""}
-        self._numbers = {
-            tensor.name: onnx.numpy_helper.to_array(tensor).ravel().tolist()
-            for tensor in graph.initializer
-            if not tensor.external_data and tensor.data_type == onnx.TensorProto.INT64
+        inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+        self._shapes = {
+            each.name: tuple(axis.dim_value for axis in each.type.tensor_type.shape.dim) for each in inferred
         }
         for node in graph.node:
             if all(name in self._constant for name in node.input):
@@ -261,7 +261,7 @@ class _Uses:
             folded = operator in _SCALES and set(node.input) <= self._constant
             if folded or (operator in _SEES_THROUGH and index == 0):
                 for output in node.output:
-                    yield from self.of(output, self._shape_after(node, shape), length)
+                    yield from self.of(output, self._shapes.get(output, shape), length)
             elif (operator, index) in _ROLES:
                 yield _ROLES[operator, index], 1, node.name
             elif operator in _PRODUCTS:
@@ -274,15 +274,6 @@ class _Uses:
                 yield _SHIFT, 1, node.name
             else:
                 yield _TABLE, 1, node.name
-
-    def _shape_after(self, node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if node.op_type == "Transpose":
-            order = next((each.ints for each in node.attribute if each.name == "perm"), range(len(shape))[::-1])
-            return tuple(shape[axis] for axis in order)
-        if node.op_type == "Reshape" and (wanted := self._numbers.get(node.input[1])):
-            sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
-            return tuple(prod(shape) // -prod(sizes) if size == -1 else size for size in sizes)
-        return shape
 
 
 def _fan_in(node: onnx.NodeProto, index: int, shape: tuple[int, ...]) -> int:

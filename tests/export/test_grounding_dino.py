@@ -189,9 +189,10 @@ def test_every_attention_is_one_operator(component: ComponentSpec, precision: st
     args, swin = official_config("nano")["args"], official_config("nano")["swin"]
     layers, bert = (args["enc_layers"], args["dec_layers"]), official_config("nano")["bert"]["num_hidden_layers"]
     wanted = {"backbone": sum(swin["depths"]), "text_encoder": bert, "decoder": layers[0] + 2 * layers[1]}
-    assert {name: attentions(path) for name, path in fused.items()} == wanted
+    assert set(fused) == {*GRAPHS, "preprocess", "preprocess_tall"}
+    assert {name: attentions(fused[name]) for name in GRAPHS} == wanted
     # What is left has no queries and keys: fusion, which is on the text's side, and the shares of sampled places.
-    assert {name: operators(path)["Softmax"] for name, path in fused.items()} == {
+    assert {name: operators(fused[name])["Softmax"] for name in GRAPHS} == {
         "backbone": 0,
         "text_encoder": 0,
         "decoder": 3 * layers[0] + layers[1],
