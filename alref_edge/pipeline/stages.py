@@ -29,7 +29,8 @@ class Stages:
 
     Items keep their order. What a stage raises is raised where its item would have come, once. However the block ends,
     all threads have ended behind it and all iterators are closed, each as soon as it is done with the item in its
-    hands. What goes wrong in that is raised by the block, or logged where the block raises something itself.
+    hands. What a stage raised until then, and nobody drew, is raised by the block, or logged where the block raises
+    something itself.
 
     Args:
         stats: what `over` counts.
@@ -82,11 +83,11 @@ class Stages:
         for stage in self._stages:
             if stage.thread.ident is not None:  # a signal may come before it is started
                 stage.thread.join(self._patience_s)
-        late = [stage.late for stage in self._stages if stage.late is not None]
+        late = [stage.error for stage in self._stages if stage.error is not None]
         self._stages.clear()
         raised = late.pop(0) if late and kind in (None, GeneratorExit) else None
         for error in late:
-            _log.error("A stage failed as it ended.", exc_info=error)
+            _log.error("A stage failed, and nobody drew what it raised.", exc_info=error)
         if raised is not None:
             raise raised
 
@@ -96,7 +97,7 @@ class _Stage(Generic[Item]):
 
     Attributes:
         thread: runs `work`.
-        late: what was raised when all was to end already.
+        error: what was raised, until that is raised where its item would have come.
     """
 
     thread: threading.Thread
@@ -107,8 +108,7 @@ class _Stage(Generic[Item]):
         self._ready: deque[Item] = deque()
         self._measured = 0.0
         self._done = self._ended = False
-        self._error: BaseException | None = None
-        self.late: BaseException | None = None
+        self.error: BaseException | None = None
 
     def items(self) -> Iterator[Item]:
         """The items as they come, and the error that ended them."""
@@ -123,13 +123,12 @@ class _Stage(Generic[Item]):
                 self._measured -= self._size(item)
                 self._changed.notify_all()
             yield item
-        error, self._error = self._error, None
+        error, self.error = self.error, None
         if error is not None:
             raise error
 
     def work(self) -> None:
         """Draw all items."""
-        error: BaseException | None = None
         try:
             with drawn(self._source) as items:
                 for item in items:
@@ -137,14 +136,10 @@ class _Stage(Generic[Item]):
                         break
         except GeneratorExit:
             pass
-        except BaseException as raised:
-            error = raised
+        except BaseException as error:
+            self.error = error
         with self._changed:
             self._done = True
-            if self._ended:
-                self.late = error
-            else:
-                self._error = error
             self._changed.notify_all()
 
     def _lay(self, item: Item) -> bool:

@@ -176,18 +176,26 @@ def test_what_fails_at_the_end_is_logged_where_something_else_is_raised(caplog: 
     assert "cannot be closed" in caplog.text
 
 
-def test_an_error_that_lies_beyond_what_was_asked_for_is_nobodys() -> None:
-    failed = threading.Event()
+def test_an_error_that_nobody_drew_is_raised_at_the_end() -> None:
+    def leave() -> None:
+        with Stages() as stages:
+            assert next(stages.ahead(failing(ValueError("further on")))) == 0
+            until(lambda: threading.active_count() == 1)
 
-    def items() -> Generator[int, None, None]:
-        yield 0
-        failed.set()
-        raise ValueError("further on")
+    with pytest.raises(ValueError, match="further on"):
+        leave()
 
-    with Stages() as stages:
-        assert next(stages.ahead(items())) == 0
-        assert failed.wait(5)
-        until(lambda: threading.active_count() == 1)
+
+def test_an_error_that_nobody_drew_is_logged_where_something_else_is_raised(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        with Stages() as stages:
+            assert next(stages.ahead(failing(ValueError("further on")))) == 0
+            until(lambda: threading.active_count() == 1)
+            raise KeyError("first")
+
+    with caplog.at_level(logging.ERROR), pytest.raises(KeyError, match="first"):
+        fail()
+    assert caplog.text.count("ValueError: further on") == 1
 
 
 def test_who_does_not_come_back_is_waited_for_no_longer_than_said() -> None:
