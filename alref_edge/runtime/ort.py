@@ -7,6 +7,7 @@ import ctypes
 import logging
 import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -85,8 +86,10 @@ class OnnxRuntimeSession:
         tensors = external_tensors(raw, file.name)
         settings = _session_options(onnxruntime, options)
         stream = cuda.stream(placement.number) if placement.kind == "cuda" else None
-        if stream is not None and options.gpu_memory is not None:
-            _bound_gpu_memory(placement.number, options.gpu_memory, sum(tensor.length for tensor in tensors))
+        if stream is not None:
+            options = _under_bound(placement.number, options)
+            if options.gpu_memory is not None:
+                _bound_gpu_memory(placement.number, options.gpu_memory, sum(tensor.length for tensor in tensors))
         maps, self._weights = _weights(onnxruntime, graph, tensors)
         try:
             settings.add_external_initializers(list(self._weights), list(self._weights.values()))
@@ -207,10 +210,10 @@ class OnnxRuntimeSession:
         """See `Session.close`."""
         if self._session is None:
             return
+        if self._stream is not None:
+            with contextlib.suppress(AlrefError):  # of which hears who reads a result
+                self._stream.wait()  # queued runs use the session's memory
         with self._stream.turn() if self._stream else contextlib.nullcontext():  # as loading
-            if self._stream is not None:
-                with contextlib.suppress(AlrefError):  # of which hears who reads a result
-                    self._stream.wait()  # queued runs use the session's memory
             self._session = self._bound = None
             self._weights = {}
 
@@ -410,6 +413,12 @@ def _captures(options: SessionOptions) -> bool:
     return options.gpu_memory is None and (CUDA_GRAPHS if options.cuda_graphs is None else options.cuda_graphs)
 
 
+def _under_bound(number: int, options: SessionOptions) -> SessionOptions:
+    """A session's options with the bound that an earlier session set on its CUDA device, where it has none itself: it
+    takes its memory from the same arena."""
+    return options if options.gpu_memory else replace(options, gpu_memory=_GPU_MEMORY.get(number))
+
+
 def _bound_gpu_memory(number: int, most: int, weights: int) -> None:
     """Let all sessions on a CUDA device share one arena of its memory, which ends at `most` bytes.
 
@@ -427,17 +436,18 @@ def _bound_gpu_memory(number: int, most: int, weights: int) -> None:
             got=f"{weights} bytes",
             mend="allow more, or use a smaller bundle, or float16.",
         )
-    if _GPU_MEMORY.setdefault(number, most) != most:
+    if _GPU_MEMORY.get(number, most) != most:
         raise EngineError(
             f"The memory of cuda:{number} was bounded before.",
             expected=f"{_GPU_MEMORY[number]} bytes again",
             got=f"{most} bytes",
             mend="give all sessions of a process the same gpu_memory.",
         )
-    _register_arena(number, most)
+    if number not in _GPU_MEMORY:
+        _register_arena(number, most)
+        _GPU_MEMORY[number] = most
 
 
-@cache
 def _register_arena(number: int, most: int) -> None:
     onnxruntime = load_onnxruntime()
     kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT

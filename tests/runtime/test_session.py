@@ -226,6 +226,27 @@ def test_the_memory_of_a_device_is_bounded_once(monkeypatch: pytest.MonkeyPatch)
         ort._bound_gpu_memory(0, 1 << 30, weights=(1 << 30) + 1)
 
 
+def test_a_bound_holds_for_sessions_that_ask_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "_GPU_MEMORY", {1: 1 << 30})
+    monkeypatch.setattr(ort, "CUDA_GRAPHS", True)
+    bounded = ort._under_bound(1, SessionOptions(tf32=True))
+    assert bounded == SessionOptions(tf32=True, gpu_memory=1 << 30)
+    assert not ort._captures(bounded)
+    assert ort._under_bound(0, SessionOptions()) == SessionOptions()
+    assert ort._under_bound(1, SessionOptions(gpu_memory=7)).gpu_memory == 7
+    with pytest.raises(EngineError, match="memory that sessions share"):
+        ort._under_bound(1, SessionOptions(cuda_graphs=True))
+
+
+@pytest.mark.skipif(ort.probe(Placement("cuda")).works, reason="here the memory can be bounded")
+def test_a_bound_that_could_not_be_set_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "_GPU_MEMORY", {})
+    for most in (1 << 30, 1 << 31):
+        with pytest.raises(EngineError, match="cannot be bounded"):
+            ort._bound_gpu_memory(0, most, weights=10)
+    assert not ort._GPU_MEMORY
+
+
 def test_unknown_device(graph: Path) -> None:
     with pytest.raises(ProviderError, match="no such device"):
         open_session(graph, device="quantum")
