@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +26,8 @@ class Queue(Protocol):
     """What a device does in the order of the calls; `cuda.Stream` is one."""
 
     def turn(self) -> AbstractContextManager[Any]:
-        """Held while work is queued, so that the parts of a run follow each other."""
+        """Held while work is queued, so that the parts of a run follow each other. Nothing is written to buffers in it:
+        that may have to wait."""
         ...
 
     def start_reading(self, pieces: Sequence[tuple[np.ndarray, int]]) -> Callable[[], None]:
@@ -41,8 +43,8 @@ class BoundRuns:
     """The runs of one session.
 
     Arrays of the host go through rooms of this session's own on the device, one for each input or output, which keep
-    their place from run to run: what is queued later is done later. A binding is kept for each set of tensors; it takes
-    as long to make as a small graph to queue.
+    their place from run to run: what is queued later is done later. While one run waits to get its arrays there, other
+    sessions go on. A binding is kept for each set of tensors; it takes as long to make as a small graph to queue.
 
     Args:
         session: of ONNX Runtime, with `queue` as its stream.
@@ -73,6 +75,7 @@ class BoundRuns:
         self._queue = queue
         self._room = room
         self._captures = captures
+        self._lock = threading.Lock()  # of the rooms and bindings; taken before a turn, never in one
         self._rooms: dict[str, Buffer] = {}
         self._bindings: OrderedDict[Hashable, Any] = OrderedDict()
         self._on_host = _host_inputs(session) if device[0] != "cpu" else frozenset()
@@ -90,14 +93,16 @@ class BoundRuns:
         Returns:
             The outputs not in `into`, waited for; where there is none, nothing is.
         """
-        with self._queue.turn():
+        with self._lock:
             fed = {name: self._fed(name, feeds[name]) for name in self._inputs}
             targets = {name: into.get(name) or self._target(name, shapes[name]) for name in self._outputs}
-            made = self._launch(fed, targets)
-            results = {name: self._result(name, made.get(name, targets[name])) for name in targets if name not in into}
-            if not results:
-                return {}
-            finish = self._queue.start_reading([piece for piece in results.values() if piece[0].nbytes])
+            with self._queue.turn():
+                made = self._launch(fed, targets)
+                places = {name: made.get(name, targets[name]) for name in targets if name not in into}
+                results = {name: self._result(name, place) for name, place in places.items()}
+                if not results:
+                    return {}
+                finish = self._queue.start_reading([piece for piece in results.values() if piece[0].nbytes])
         finish()
         return {name: array for name, (array, _) in results.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,15 +27,17 @@ OUT_OF_MEMORY = (
 )
 """What mends the lack of a device's memory."""
 
-_NAMES = ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll")
+_NAMES = ("libcudart.so.13", "libcudart.so.12")
 _HOST_TO_DEVICE, _DEVICE_TO_HOST, _DEVICE_TO_DEVICE = 1, 2, 3
 _MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 _NON_BLOCKING = 1  # a stream that the default stream, which others use, neither waits for nor holds up
 _NO_TIMING = 2  # an event that is only waited for
 _THREAD_LOCAL = 1  # see `_Library.enter`
 
-_RING_BYTES = 32 << 20  # pinned, for each way
+# Pinned, for each way. Upwards lie three frames of 4096 x 2160 pixels: one on its way, one behind it, one being laid.
+_UP_BYTES, _DOWN_BYTES = 80 << 20, 32 << 20
 _PIECE_BYTES = 4 << 20
+_MOST_PIECES = 256  # that a ring hands out, each with an event to wait for
 
 Result = TypeVar("Result")
 
@@ -99,14 +102,23 @@ class _Library:
 
 @cache
 def _library() -> _Library:
-    for name in _NAMES:
-        with contextlib.suppress(OSError):
-            return _Library(ctypes.CDLL(name))
+    found = _loaded_first(_NAMES)
+    if found is not None:
+        return _Library(found)
     raise EngineError(
         "The CUDA runtime library was not found.",
-        expected=" or ".join(_NAMES[:2]),
+        expected=" or ".join(_NAMES),
         mend="pip install 'alref-edge[gpu]', or put the CUDA toolkit's lib folder on LD_LIBRARY_PATH.",
     )
+
+
+def _loaded_first(names: Sequence[str]) -> ctypes.CDLL | None:
+    """The first of some libraries that this process uses already, else the first that it can load."""
+    for mode in (os.RTLD_NOLOAD, ctypes.DEFAULT_MODE):
+        for name in names:
+            with contextlib.suppress(OSError):
+                return ctypes.CDLL(name, mode)
+    return None
 
 
 class Stream:
@@ -120,33 +132,35 @@ class Stream:
     def __init__(self, number: int) -> None:
         self.number = number
         self._lock = threading.RLock()
+        self._uploading = threading.Lock()  # taken before a turn, never in one
         self._library = _library()
         self._library.enter(number)
         self.handle = self._library.made("cudaStreamCreateWithFlags", _NON_BLOCKING)
         self._up, self._down = (
-            Ring(self._library.made("cudaMallocHost", _RING_BYTES), _RING_BYTES) for _ in ("write", "read")
+            Ring(self._library.made("cudaMallocHost", size), size) for size in (_UP_BYTES, _DOWN_BYTES)
         )
         self._passed_events: list[int] = []
         self._executor: ThreadPoolExecutor | None = None
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Held while work is queued, never while it is waited for: the parts of one piece of work follow each other,
-        and a graph that is being captured holds one run."""
+        """Held while work is queued, so that the parts of one piece of work follow each other, and a graph that is
+        captured holds one run. Only reading may wait in it: where more is read, or lies unfetched, than is pinned."""
         with self._lock:
             self._library.enter(self.number)
             yield
 
     def write(self, target: int, array: np.ndarray) -> None:
-        """See `Memory.write`."""
-        with self.turn():
+        """See `Memory.write`. Not for who has the turn: there may be room only after work that was queued before."""
+        with self._uploading:
             for start in range(0, array.nbytes, _PIECE_BYTES):
                 count = min(_PIECE_BYTES, array.nbytes - start)
                 event = self._event()
                 pinned = self._up.take(count, partial(self._wait, event))
                 ctypes.memmove(pinned, array.ctypes.data + start, count)
-                self._copy(target + start, pinned, count, _HOST_TO_DEVICE)
-                self._library.call("cudaEventRecord", event, self.handle)
+                with self.turn():
+                    self._copy(target + start, pinned, count, _HOST_TO_DEVICE)
+                    self._library.call("cudaEventRecord", event, self.handle)
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         """See `Memory.copy`."""
@@ -163,19 +177,21 @@ class Stream:
         """See `Memory.start_reading`."""
         if not pieces:
             return lambda: None
+        nbytes = sum(array.nbytes for array, _ in pieces)
         with self.turn():
-            # Pieces of one call must not wait for each other's room: half a ring takes them wherever it stands.
-            if sum(array.nbytes for array, _ in pieces) > _RING_BYTES // 2:
+            if nbytes > _DOWN_BYTES:
                 for array, source in pieces:
                     self._copy(array.ctypes.data, source, array.nbytes, _DEVICE_TO_HOST)
                 return self.wait
             reading = _Reading(self._wait)
-            pinned = [self._down.take(array.nbytes, reading.finish) for array, _ in pieces]
-            for at, (array, source) in zip(pinned, pieces, strict=True):
+            at, placed = self._down.take(nbytes, reading.finish), []
+            for array, source in pieces:
                 self._copy(at, source, array.nbytes, _DEVICE_TO_HOST)
+                placed.append((array, at))
+                at += array.nbytes
             event = self._event()
             self._library.call("cudaEventRecord", event, self.handle)
-            reading.started(event, [(array, at) for at, (array, _) in zip(pinned, pieces, strict=True)])
+            reading.started(event, placed)
         return reading.finish
 
     def wait(self) -> None:
@@ -196,8 +212,9 @@ class Stream:
             self._library.call("cudaMemcpyAsync", target, source, nbytes, kind, self.handle)
 
     def _event(self) -> int:
-        if self._passed_events:
+        with contextlib.suppress(IndexError):
             return self._passed_events.pop()
+        self._library.enter(self.number)
         return self._library.made("cudaEventCreateWithFlags", _NO_TIMING)
 
     def _wait(self, event: int) -> None:
@@ -245,19 +262,29 @@ class Ring:
         self._taken: deque[tuple[int, int, Callable[[], object]]] = deque()
 
     def take(self, nbytes: int, until: Callable[[], object]) -> int:
-        """The address of a piece, waited for where all is taken.
+        """The address of a piece, waited for where all is taken, or too many pieces are.
 
         Args:
             nbytes: of the piece, at most the ring's size.
             until: returns when the piece is free again.
         """
-        first = self._next if self._next + nbytes <= self._size else 0
+        first = self._next
+        if first + nbytes > self._size:
+            while self._taken and self._taken[0][0] >= first:  # of the round before: what is in the way is the oldest
+                self._free_oldest()
+            first = 0
         last = first + nbytes
-        while any(first < end and begin < last for begin, end, _ in self._taken):
-            self._taken.popleft()[2]()
-        self._taken.append((first, last, until))
+        while self._taken and self._taken[0][0] < last and first < self._taken[0][1]:
+            self._free_oldest()
+        if nbytes:
+            if len(self._taken) == _MOST_PIECES:
+                self._free_oldest()
+            self._taken.append((first, last, until))
         self._next = last
         return self._start + first
+
+    def _free_oldest(self) -> None:
+        self._taken.popleft()[2]()
 
 
 _STREAMS: dict[int, Stream] = {}

@@ -85,7 +85,8 @@ class SessionOptions:
         allow_fallback: let a session run on the CPU when the device asked for does not work.
         providers: settings of the execution provider, as ONNX Runtime names them; they go before all others.
         gpu_memory: bytes of a device that all sessions of this process together may take for weights and work; None
-            leaves it to them. Buffers, and what CUDA's libraries take for themselves, come on top.
+            leaves it to them, or to the bound that an earlier session set. Buffers, and what CUDA's libraries take for
+            themselves, come on top.
         tf32: let products of float32 numbers on a GPU keep 10 bits of a mantissa, which is several times faster. ONNX
             Runtime takes it for leave to use tensor cores in convolutions of float16, too.
         cuda_graphs: capture runs that repeat as CUDA graphs; None does what was measured to be best.
@@ -142,7 +143,7 @@ class Session(Protocol):
         Args:
             feeds: every input by name, an array of the host or a buffer of this session's device.
             into: outputs that are to be written in place into a buffer of the device; they are not returned. They must
-                not lie in what the graph reads: a run that is captured is done twice.
+                not lie in what the run reads: a run that is captured is done twice.
 
         Returns:
             The outputs not named in `into`, as arrays of the host.

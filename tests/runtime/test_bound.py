@@ -198,6 +198,39 @@ def test_a_graph_that_cannot_be_captured_runs_without(session: Any, caplog: pyte
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+class SlowMemory:
+    """The host's memory, where a write waits till it may go on."""
+
+    def __init__(self) -> None:
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def write(self, target: int, array: np.ndarray) -> None:
+        self.began.set()
+        assert self.go_on.wait(5)
+        ctypes.memmove(target, array.ctypes.data, array.nbytes)
+
+
+def test_a_run_that_waits_to_upload_holds_up_no_other_session(session: Any) -> None:
+    slow, other, memory = Bound(session), Bound(session), SlowMemory()
+    slow.queue._lock = other.queue._lock  # one device
+
+    def room(nbytes: int) -> Buffer:
+        made = Buffer.on_host((nbytes,), np.dtype(np.uint8))
+        return Buffer(made.shape, made.dtype, "cpu", made.ptr, made, memory)  # type: ignore[arg-type]
+
+    slow.runs._room = room
+    x, y = arrays()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            waiting = pool.submit(slow, x, y)
+            assert memory.began.wait(5)
+            np.testing.assert_array_equal(pool.submit(other, y, x).result(5)["difference"], y - x)
+            assert not waiting.done()
+        finally:
+            memory.go_on.set()
+        np.testing.assert_array_equal(waiting.result(5)["difference"], x - y)
+
+
 def test_threads_do_not_take_each_others_rooms(session: Any) -> None:
     bound = Bound(session)
 

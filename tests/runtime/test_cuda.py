@@ -48,6 +48,14 @@ def test_a_ring_hands_out_pieces_in_turn_and_waits_for_the_oldest() -> None:
 def test_an_empty_piece_takes_no_room() -> None:
     pieces = Pieces(10)
     assert [pieces.take(10), pieces.take(0), pieces.waited] == [0, 10, []]
+    assert [pieces.take(4), pieces.take(4), pieces.waited] == [0, 4, [0]]
+
+
+def test_no_more_pieces_are_in_use_than_a_ring_remembers() -> None:
+    pieces = Pieces(1 << 20)
+    for _ in range(cuda._MOST_PIECES + 44):
+        pieces.take(1)
+    assert pieces.waited == list(range(44))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -55,21 +63,19 @@ def test_pieces_that_are_in_use_never_overlap(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ring, used = cuda.Ring(0, 1000), {}
     for number in range(500):
-        nbytes = int(rng.integers(1, 400))
+        nbytes = int(rng.integers(0, 400 if seed else 3))
         first = ring.take(nbytes, lambda number=number: used.pop(number))
         assert first + nbytes <= 1000
         assert all(end <= first or first + nbytes <= begin for begin, end in used.values())
-        used[number] = (first, first + nbytes)
+        if nbytes:
+            used[number] = (first, first + nbytes)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_pieces_that_fill_half_a_ring_do_not_wait_for_each_other(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    ring, waited = cuda.Ring(0, 1000), []
-    for call in range(200):
-        for nbytes in rng.multinomial(500, rng.dirichlet(np.ones(rng.integers(1, 6)))):
-            ring.take(int(nbytes), lambda call=call: waited.append(call))
-        assert call not in waited
+def test_a_library_that_is_in_use_is_taken_before_one_that_would_have_to_be_loaded() -> None:
+    libraries = ("libmissing.so.1", "libanl.so.1", "libc.so.6")  # glibc's, of which nobody loads the second
+    assert cuda._loaded_first(libraries)._name == "libc.so.6"  # type: ignore[union-attr]
+    assert cuda._loaded_first(("libmissing.so.1", "libBrokenLocale.so.1")) is not None
+    assert cuda._loaded_first(("libmissing.so.1",)) is None
 
 
 def graph_of(
@@ -119,7 +125,7 @@ def test_buffers_on_cuda(sums: Path) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("nbytes", [0, 1, 4096, cuda._PIECE_BYTES + 1, cuda._RING_BYTES + 3])
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, cuda._PIECE_BYTES + 1, cuda._DOWN_BYTES + 3, cuda._UP_BYTES + 3])
 def test_what_is_written_is_read(sums: Path, nbytes: int) -> None:
     with open_session(sums, device="cuda") as session:
         one, other = (session.buffer((nbytes,), np.uint8) for _ in range(2))
@@ -197,6 +203,25 @@ def test_threads_share_a_session(sums: Path) -> None:
 
 def captures_of(session: object) -> int:
     return len(session._bound._captures)  # type: ignore[attr-defined]
+
+
+@needs_cuda
+def test_who_waits_for_room_to_upload_holds_up_nobody_else(powers: Path) -> None:
+    with open_session(powers, device="cuda") as one, open_session(powers, device="cuda") as other:
+        x, z = one.buffer((4096, 4096)), one.buffer((4096, 4096))
+        small_x, small_z = other.buffer((4, 4)), other.buffer((4, 4))
+        room, frame = one.buffer((cuda._UP_BYTES,), np.uint8), np.zeros(cuda._UP_BYTES, np.uint8)
+        one.run({"x": x, "y": x}, into={"z": z})
+        other.run({"x": small_x, "y": small_x}, into={"z": small_z})
+        z.numpy()  # algorithms are chosen
+        for _ in range(5):
+            one.run({"x": x, "y": x}, into={"z": z})
+        room.rows(0, len(frame) // 2).write(frame[: len(frame) // 2])  # lies pinned until the runs are done
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(room.write, frame)
+            time.sleep(0.05)
+            other.run({"x": small_x, "y": small_x}, into={"z": small_z})
+            assert not waiting.done()
 
 
 @needs_cuda
