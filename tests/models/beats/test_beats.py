@@ -54,6 +54,7 @@ def component(tmp_path_factory: pytest.TempPathFactory) -> Component:
         name="beats_as2m",
         kind="beats",
         variant="as2m",
+        form="standard",
         precision="float32",
         config=CONFIG,
         graphs={"tagger": folder / "tagger.onnx"},
