@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -14,10 +16,13 @@ from alref_edge.errors import EngineError
 from alref_edge.models.resizing import Matrices, Preprocessor, Weights, pillow_bicubic
 from alref_edge.models.resizing import signature as preprocess_signature
 from alref_edge.models.sam2 import transforms
+from alref_edge.models.sam2.memory import MemoryBank
 from alref_edge.runtime import Buffer, Session, SessionOptions, Signature, open_session
-from alref_edge.runtime.session import Wanted
+from alref_edge.runtime.session import Feeds, Wanted
 
 _HANDED_ON = "float32|float16"  # between graphs, in the type of their weights
+_ENLARGED_BYTES = 256 << 20  # what the graph of `mask_bits` may take for one run, unless it is one mask
+_BYTES_PER_PIXEL = 9  # of it: a logit, whether it is above zero, and that as a number
 _Pixels = Callable[[np.ndarray, int, Sequence[float], Sequence[float]], np.ndarray]
 
 
@@ -45,6 +50,22 @@ class FrameFeatures:
         return self.embed.nbytes + self.feat_s0.nbytes + self.feat_s1.nbytes
 
 
+@dataclass
+class VideoRoom:
+    """What the tracking of one video takes of the device. The next video's takes the same places again: a captured CUDA
+    graph repeats a run at its addresses.
+
+    Attributes:
+        bank: spatial memories.
+        features: rooms for encoded frames, those that are free; the one that was given back first is taken first.
+        tracked: rows for what `Sam2Graphs.track` gives, by the output's name; none before its first call.
+    """
+
+    bank: MemoryBank
+    features: deque[FrameFeatures] = field(default_factory=deque)
+    tracked: dict[str, Buffer] = field(default_factory=dict)
+
+
 class Sam2Graphs:
     """A SAM 2 component made ready to run. A context manager; closing it ends the predictors that use it."""
 
@@ -57,6 +78,8 @@ class Sam2Graphs:
         self._options = options
         self._sessions: dict[str, Session] = {}
         self._matrices: Matrices | None = None
+        self._bits: Buffer | None = None
+        self._video_rooms: list[VideoRoom] = []
         self._preprocessors: dict[str, Preprocessor] = {}
         self._closed = False
 
@@ -111,10 +134,20 @@ class Sam2Graphs:
             **{name: session.buffer(shape, session.outputs[name].dtype) for name, shape in shapes.items()}
         )
 
-    def new_memories(self, shape: tuple[int, ...]) -> Buffer:
-        """Room for memories in the type that graphs hand on, `[rows, D, S/16, S/16]`, zeroed."""
-        track = self.session("track")
-        return track.buffer(shape, track.inputs["bank"].dtype)
+    def take_video_room(self) -> VideoRoom:
+        """Room for tracking a video, of an earlier one or new, with an empty bank."""
+        if self._video_rooms:
+            return self._video_rooms.pop()
+        track, config = self.session("track"), self.config
+        dtype = track.inputs["bank"].dtype
+        shape = (config.mem_dim, config.grid, config.grid)
+        return VideoRoom(MemoryBank(lambda shape: track.buffer(shape, dtype), shape))
+
+    def give_back(self, room: VideoRoom) -> None:
+        """Let another video have a room."""
+        room.bank.clear()
+        if not self._closed:
+            self._video_rooms.append(room)
 
     def prepare_frame(self, image_hw3_u8: np.ndarray) -> np.ndarray:
         """The host's part of `encode_frame`: the frame resized, or as it is where the device resizes.
@@ -163,7 +196,34 @@ class Sam2Graphs:
         self.session("image_encoder").run({"image": pixels}, into=into.feeds())
         return into
 
-    def mask_bits(self, low_res_b1ss: np.ndarray | Buffer, height: int, width: int) -> np.ndarray | None:
+    def track(self, feeds: Feeds, count: int, room: VideoRoom) -> dict[str, Buffer]:
+        """Track objects on an encoded frame.
+
+        Args:
+            feeds: of the graph.
+            count: objects, B.
+            room: of the video; the next call with it writes over what this one returns.
+
+        Returns:
+            On the device: low_res float32 `[B, 1, S/4, S/4]`, pointer `[B, C]`, object_score `[B, 1]`, and memory
+            `[B, D, S/16, S/16]` in the type of the bank.
+        """
+        track, config = self.session("track"), self.config
+        if not room.tracked or room.tracked["low_res"].shape[0] < count:
+            shapes = {
+                "low_res": (1, config.mask_size, config.mask_size),
+                "pointer": (config.hidden_dim,),
+                "object_score": (1,),
+                "memory": (config.mem_dim, config.grid, config.grid),
+            }
+            room.tracked = {
+                name: track.buffer((count, *shape), track.outputs[name].dtype) for name, shape in shapes.items()
+            }
+        out = {name: buffer.rows(0, count) for name, buffer in room.tracked.items()}
+        track.run(feeds, into=out)
+        return out
+
+    def mask_bits(self, low_res_b1ss: np.ndarray | Buffer, height: int, width: int) -> Buffer | None:
         """Masks at the video's size, enlarged on the device as `transforms.resize_bilinear` does it.
 
         Args:
@@ -171,7 +231,8 @@ class Sam2Graphs:
             height, width: of the video.
 
         Returns:
-            uint8 `[B, H, ceil(W / 8)]`, packed as `numpy.packbits` does; None where the graphs leave that to the host.
+            On the device, uint8 `[B, H, ceil(W / 8)]`, packed as `numpy.packbits` does; the next call writes over it.
+            None where the graphs leave that to the host.
         """
         if "postprocess" not in self._component.graphs:
             return None
@@ -179,7 +240,17 @@ class Sam2Graphs:
         self._matrices = self._matrices or Matrices(session)
         rows = self._matrices.of(transforms.bilinear_matrix, side, height)
         columns = self._matrices.of(transforms.bilinear_matrix_of_bytes, side, width)
-        return session.run({"low_res": low_res_b1ss, "rows": rows, "columns": columns})["bits"]
+        count, padded = low_res_b1ss.shape[0], columns.shape[0]
+        shape = (count, height, padded // 8)
+        if self._bits is None or self._bits.nbytes < math.prod(shape):
+            self._bits = session.buffer(shape, np.uint8)
+        bits = self._bits.view(shape, self._bits.dtype)
+        most = max(1, _ENLARGED_BYTES // (_BYTES_PER_PIXEL * height * padded))
+        for start in range(0, count, most):
+            stop = min(start + most, count)
+            some = low_res_b1ss.rows(start, stop) if isinstance(low_res_b1ss, Buffer) else low_res_b1ss[start:stop]
+            session.run({"low_res": some, "rows": rows, "columns": columns}, into={"bits": bits.rows(start, stop)})
+        return bits
 
     def prompt(
         self,
@@ -219,7 +290,8 @@ class Sam2Graphs:
             session.close()
         self._sessions.clear()
         self._preprocessors.clear()
-        self._matrices = None
+        self._video_rooms.clear()
+        self._matrices = self._bits = None
         self._closed = True
 
     def __enter__(self) -> Sam2Graphs:

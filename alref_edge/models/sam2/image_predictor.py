@@ -133,6 +133,9 @@ class Sam2ImagePredictor:
         return out["masks"], out["ious"], np.clip(out["masks"], -policy.PROMPT_CLAMP, policy.PROMPT_CLAMP)
 
     def _finish(self, logits_nhw: np.ndarray) -> np.ndarray:
+        bits = self.graphs.mask_bits(logits_nhw[:, None], *self._size)
+        if bits is not None:
+            return np.unpackbits(bits.numpy(), axis=2, count=self._size[1]).view(bool)
         return np.stack([transforms.resize_bilinear(logits, *self._size) > 0 for logits in logits_nhw])
 
     def close(self) -> None:

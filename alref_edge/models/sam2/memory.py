@@ -46,6 +46,10 @@ class MemoryBank:
         """Give a row back."""
         self._taken[row] = False
 
+    def clear(self) -> None:
+        """Give all rows back."""
+        self._taken[:] = False
+
     def _gap(self, count: int) -> int:
         """The first run of `count` free rows, which may reach beyond the last row."""
         start = 0
@@ -58,7 +62,7 @@ class MemoryBank:
     def _grow(self, capacity: int) -> None:
         old, rows = self.buffer, self.capacity
         self.buffer = self._room((capacity, *self._shape))
-        self.buffer.rows(0, rows).write(old.numpy())
+        self.buffer.rows(0, rows).write(old)
         self._taken = np.concatenate([self._taken, np.zeros(capacity - rows, bool)])
 
 

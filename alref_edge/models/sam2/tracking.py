@@ -15,12 +15,13 @@ import numpy as np
 from alref_edge.errors import InputError
 from alref_edge.models.protocols import Stage, TrackingCounters, TrackingOptions, in_line
 from alref_edge.models.sam2 import policy, transforms
-from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs
+from alref_edge.models.sam2.graphs import FrameFeatures, Sam2Graphs, VideoRoom
 from alref_edge.models.sam2.holes import fill_holes
 from alref_edge.models.sam2.memory import MemoryBank, ObjectMemory, Prompted, Remembered
 from alref_edge.models.sam2.policy import MemoryPlan
 from alref_edge.models.sam2.results import FrameResult
-from alref_edge.runtime import Buffer
+from alref_edge.runtime import start_reading
+from alref_edge.runtime.session import Feeds
 
 FeatureLookup = Callable[[int], "FrameFeatures | None"]
 
@@ -77,9 +78,7 @@ class TrackingState:
         self._graphs = graphs
         self._config = graphs.config
         self._objects: dict[Hashable, ObjectMemory] = {}
-        self._rooms: list[FrameFeatures] = []
-        shape = (self._config.mem_dim, self._config.grid, self._config.grid)
-        self._memories: MemoryBank | None = MemoryBank(graphs.new_memories, shape)
+        self._taken_room: VideoRoom | None = graphs.take_video_room()
 
     @property
     def object_ids(self) -> tuple[Hashable, ...]:
@@ -199,16 +198,21 @@ class TrackingState:
         return self._propagate(frames, begins, reverse, features or (lambda _: None), stage)
 
     def close(self) -> None:
-        """Forget the video and give back the device's memory."""
+        """Forget the video and leave its room on the device to the next; closing twice does nothing."""
         self._objects.clear()
-        self._rooms.clear()
-        self._memories = None
+        if self._taken_room is not None:
+            self._graphs.give_back(self._taken_room)
+            self._taken_room = None
+
+    @property
+    def _room(self) -> VideoRoom:
+        if self._taken_room is None:
+            raise InputError("The tracking state is closed.", mend="start the video again.")
+        return self._taken_room
 
     @property
     def _bank(self) -> MemoryBank:
-        if self._memories is None:
-            raise InputError("The tracking state is closed.", mend="start the video again.")
-        return self._memories
+        return self._room.bank
 
     # Prompts
 
@@ -321,7 +325,7 @@ class TrackingState:
         for each in stage("encode", self._encoded(prepared, reverse), ahead=beside):
             result = self._step(each, reverse)
             if each.room is not None:
-                self._rooms.append(each.room)
+                self._room.features.append(each.room)
             yield result
 
     def _prepared(
@@ -351,7 +355,8 @@ class TrackingState:
         """The same frames with their features, in rooms that were given back or new ones."""
         for each in prepared:
             if each.image is not None:
-                room = self._rooms.pop() if self._rooms else self._graphs.new_features()
+                free = self._room.features
+                room = free.popleft() if free else self._graphs.new_features()
                 if reverse:
                     self.counters.encoded_backward += 1
                 else:
@@ -380,11 +385,14 @@ class TrackingState:
                 max_prompts=self._options.max_pivots_in_attention,
             )
             groups[plan.lengths].append((key, plan))
+        started: list[Callable[[], dict[Hashable, _TrackedMask]]] = []
         for members in groups.values():
             assert each.features is not None
             size = self._max_batch or len(members)
-            for first in range(0, len(members), size):
-                masks.update(self._track(each.index, members[first : first + size], each.features))
+            batches = (members[first : first + size] for first in range(0, len(members), size))
+            started += [self._start_tracking(each.index, batch, each.features) for batch in batches]
+        for finish in started:
+            masks.update(finish())
         for key in each.active:
             memory = self._objects[key]
             memory.mark_tracked(each.index)
@@ -392,17 +400,21 @@ class TrackingState:
                 self._bank.release(row)
         return self._result(each.index, {key: masks[key] for key in each.active})
 
-    def _track(
+    def _start_tracking(
         self, frame: int, members: list[tuple[Hashable, MemoryPlan]], encoded: FrameFeatures
-    ) -> dict[Hashable, _TrackedMask]:
-        """Objects whose memories have the same length, in one call; their new memories go into rows of the bank."""
+    ) -> Callable[[], dict[Hashable, _TrackedMask]]:
+        """Objects whose memories have the same length, in one call; their new memories go into rows of the bank.
+
+        Returns:
+            Waits for the results, remembers them, and returns the masks. Only where the host fills holes, it waits
+            before.
+        """
         count, config = len(members), self._config
         pairs = [(self._objects[key], plan) for key, plan in members]
         memory_shape, pointer_shape = (count, len(pairs[0][1].memories)), (count, len(pairs[0][1].pointers))
         rows = [memory.look_up(other).row for memory, plan in pairs for other, _ in plan.memories]
         pointers = [memory.look_up(other).pointer_c for memory, plan in pairs for other, _ in plan.pointers]
-        first = self._bank.allocate(count)
-        feeds: dict[str, np.ndarray | Buffer] = {
+        feeds: Feeds = {
             **encoded.feeds(),
             "bank": self._bank.buffer,
             "slots": np.array(rows, np.int64).reshape(memory_shape),
@@ -411,24 +423,30 @@ class TrackingState:
         }
         if config.pointer_tpos:
             distance = np.array([d for _, plan in pairs for _, d in plan.pointers], np.float32).reshape(pointer_shape)
-            feeds["pointer_pos"] = distance / np.float32(policy.pointer_span(self.num_frames, config))
-        into = {"memory": self._bank.buffer.rows(first, first + count)}
-        out = self._graphs.session("track").run(feeds, into=into)
+            feeds = {**feeds, "pointer_pos": distance / np.float32(policy.pointer_span(self.num_frames, config))}
+        out = self._graphs.track(feeds, count, self._room)
+        first = self._bank.allocate(count)
+        self._bank.buffer.rows(first, first + count).write(out["memory"])
         self.counters.track_calls += 1
         self.counters.objects_tracked += count
-        logits_nhw = fill_holes(out["low_res"][:, 0], self._options.fill_hole_area)
-        bits = self._graphs.mask_bits(logits_nhw[:, None], self.height, self.width)
-        for number, (memory, _) in enumerate(pairs):
-            earlier = memory.recent.get(frame)
-            if earlier is not None and earlier.row is not None:
-                self._bank.release(earlier.row)
-            memory.recent[frame] = Remembered(first + number, out["pointer"][number].copy())
-        scores = out["object_score"][:, 0].tolist()
-        packed = [None] * count if bits is None else bits
-        return {
-            key: _TrackedMask(*tracked)
-            for (key, _), tracked in zip(members, zip(logits_nhw, scores, packed, strict=True), strict=True)
-        }
+        if self._options.fill_hole_area:
+            logits_nhw = out["low_res"].numpy()[:, 0]
+            out["low_res"].write(fill_holes(logits_nhw, self._options.fill_hole_area)[:, None])
+        bits = self._graphs.mask_bits(out["low_res"], self.height, self.width)
+        wanted = [out["low_res"], out["pointer"], out["object_score"]]
+        read = start_reading(wanted if bits is None else [*wanted, bits])
+
+        def finish() -> dict[Hashable, _TrackedMask]:
+            low_res, pointers, scores, *packed = read()
+            for number, (memory, _) in enumerate(pairs):
+                earlier = memory.recent.get(frame)
+                if earlier is not None and earlier.row is not None:
+                    self._bank.release(earlier.row)
+                memory.recent[frame] = Remembered(first + number, pointers[number].copy())
+            rows = zip(low_res[:, 0], scores[:, 0].tolist(), packed[0] if packed else [None] * count, strict=True)
+            return {key: _TrackedMask(*row) for (key, _), row in zip(members, rows, strict=True)}
+
+        return finish
 
     def _result(self, frame: int, masks: Mapping[Hashable, _TrackedMask]) -> FrameResult:
         logits = np.stack([mask.logits_hw for mask in masks.values()])
