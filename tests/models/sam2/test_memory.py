@@ -25,6 +25,13 @@ def test_rows_are_contiguous_disjoint_and_used_again() -> None:
     assert (len(bank), bank.capacity) == (4, 8)
 
 
+def test_a_cleared_bank_is_as_new() -> None:
+    bank = MemoryBank(room, (2, 1, 1), capacity=2)
+    bank.allocate(5)
+    bank.clear()
+    assert (len(bank), bank.capacity, bank.allocate(5)) == (0, 5, 0)
+
+
 def test_growing_keeps_what_is_stored() -> None:
     bank = MemoryBank(room, (2, 1, 1), capacity=2)
     start = bank.allocate(2)
