@@ -34,6 +34,8 @@ class WaitingSession:
         into = into or {}
         check_tensors(self.name, self.inputs, feeds, self.outputs, into, self.device)
         wait(self.name)
+        for place in into.values():
+            place.write(np.ones(place.shape, place.dtype))
         shapes = self._signature.output_shapes(feeds)
         return {
             name: np.ones([size or 1 for size in shapes[name]], self.outputs[name].dtype)
