@@ -16,7 +16,11 @@ from alref_edge.pipeline.stages import DEPTH, Stages
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    assert [each.name for each in threading.enumerate() if each.name.startswith("alref-edge")] == []
+    assert stage_threads() == []
+
+
+def stage_threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("alref-edge")]
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -180,7 +184,7 @@ def test_an_error_that_nobody_drew_is_raised_at_the_end() -> None:
     def leave() -> None:
         with Stages() as stages:
             assert next(stages.ahead(failing(ValueError("further on")))) == 0
-            until(lambda: threading.active_count() == 1)
+            until(lambda: not stage_threads())
 
     with pytest.raises(ValueError, match="further on"):
         leave()
@@ -190,7 +194,7 @@ def test_an_error_that_nobody_drew_is_logged_where_something_else_is_raised(capl
     def fail() -> None:
         with Stages() as stages:
             assert next(stages.ahead(failing(ValueError("further on")))) == 0
-            until(lambda: threading.active_count() == 1)
+            until(lambda: not stage_threads())
             raise KeyError("first")
 
     with caplog.at_level(logging.ERROR), pytest.raises(KeyError, match="first"):
@@ -210,7 +214,7 @@ def test_who_does_not_come_back_is_waited_for_no_longer_than_said() -> None:
         assert next(stages.ahead(asleep())) == 0
     assert time.perf_counter() - began < 2
     gate.set()
-    until(lambda: threading.active_count() == 1)
+    until(lambda: not stage_threads())
 
 
 def test_what_lies_ready_is_bounded_between_all_stages() -> None:
