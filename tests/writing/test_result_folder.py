@@ -90,7 +90,14 @@ def test_a_result_holds_what_the_run_came_to(
     assert left_over(out.parent) == ["out"]
     assert json.loads((out / "result.json").read_text(encoding="utf-8")) == record
     assert record["schema"] == "alref-edge.rvos/1"
-    assert record["bundle"] == {"name": "toy", "sha256": "0" * 64, "trained": True, "precision": "float32"}
+    forms = {"sam2": "standard"}
+    assert record["bundle"] == {
+        "name": "toy",
+        "sha256": "0" * 64,
+        "trained": True,
+        "precision": "float32",
+        "forms": forms,
+    }
     assert record["warnings"] == ["careful", "empty"]
     first, second = record["sentences"]
     assert first["pivots"] == [{"frame": 2, "box": [1.0, 2.0, 30.0, 40.0], "score": 0.5, "phrase": "ball"}]
