@@ -57,6 +57,19 @@ CUDA_GRAPHS = False
 # The bound of each CUDA device's memory, in bytes.
 _GPU_MEMORY: dict[int, int] = {}
 
+CUDA_SETTINGS = {
+    # The default searches: convolutions by a slower heuristic, transposed ones by trying every algorithm, for each new
+    # shape (`conv.cc`, `conv_transpose.cc`). DEFAULT means fallback kernels, "extremely slow" by the log. This one is
+    # cuDNN's first choice.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Sums of SkipLayerNormalization are as wide as its input otherwise (`skip_layer_norm_impl.cu`), those of
+    # LayerNormalization always float32.
+    "enable_skip_layer_norm_strict_mode": "1",
+    # TF32 keeps 10 bits of a mantissa: a float32 graph is to be float32, if nothing else is asked for.
+    "use_tf32": "0",
+}
+"""Settings of the CUDA provider that every session has."""
+
 # A table that is made when a graph is loaded is no larger: the largest is an embedding of 150 MB.
 _FOLDED_BYTES = 512 << 20
 
@@ -384,17 +397,7 @@ def _provider(
     """
     settings = _device_id(placement)
     if placement.kind == "cuda":
-        settings |= {
-            # The default searches: convolutions by a slower heuristic, transposed ones by trying every algorithm, for
-            # each new shape (`conv.cc`, `conv_transpose.cc`). DEFAULT means fallback kernels, "extremely slow" by the
-            # log. This one is cuDNN's first choice.
-            "cudnn_conv_algo_search": "HEURISTIC",
-            # Sums of SkipLayerNormalization are as wide as its input otherwise (`skip_layer_norm_impl.cu`), those of
-            # LayerNormalization always float32.
-            "enable_skip_layer_norm_strict_mode": "1",
-            # TF32 keeps 10 bits of a mantissa: a float32 graph is to be float32.
-            "use_tf32": str(int(options.tf32)),
-        }
+        settings |= {**CUDA_SETTINGS, "use_tf32": str(int(options.tf32))}
         if stream is not None:
             settings |= {"has_user_compute_stream": "1", "user_compute_stream": str(stream)}
         if capturing:

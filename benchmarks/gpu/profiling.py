@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from alref_edge.runtime.ort import CUDA_SETTINGS, PROVIDERS, load_onnxruntime
 from benchmarks.gpu.work import node_work
 
 _WARM, _RUNS, _LISTED = 3, 5, 16
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-# What `alref_edge.runtime.ort` sets for CUDA, so that the same kernels are profiled.
-_AS_THE_RUNTIME = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_skip_layer_norm_strict_mode": "1"}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def profile_graph(
@@ -84,7 +82,7 @@ def read_profile(events: Sequence[Mapping[str, Any]], *, warm: int, device: str)
         "device_ms": sum(each["dur"] for each in timed) / 1000 / count if timed else None,
         "launches": round(len(timed) / count) if timed else None,
         "nodes": len(one_run),
-        "nodes_elsewhere": sum(each["args"].get("provider") != _PROVIDERS[device] for each in one_run),
+        "nodes_elsewhere": sum(each["args"].get("provider") != PROVIDERS[device] for each in one_run),
         "operations": sum(each[0] for each in work),
         "bytes_through": sum(each[1] for each in work),
         **{f"ms_by_{name}": largest(values) for name, values in by.items() if values},
@@ -155,8 +153,6 @@ def bound_session(
     folder: Path | None = None,
 ) -> tuple[Any, Callable[[], object]]:
     """A session of ONNX Runtime itself, and a call that runs it with everything bound where it runs."""
-    from alref_edge.runtime.ort import load_onnxruntime
-
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -164,9 +160,9 @@ def bound_session(
     if folder is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
-    settings = {**(_AS_THE_RUNTIME if device == "cuda" else {}), **providers}
+    settings = {**(CUDA_SETTINGS if device == "cuda" else {}), **providers}
     session = onnxruntime.InferenceSession(
-        str(path), options, providers=[(_PROVIDERS[device], settings)], enable_fallback=0
+        str(path), options, providers=[(PROVIDERS[device], settings)], enable_fallback=0
     )
     binding = session.io_binding()
     held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0) for name, array in feeds.items()}
