@@ -10,6 +10,8 @@ import onnx
 import onnxruntime
 
 FUSED = {"Attention", "MultiHeadAttention"}
+RESIZING = {"preprocess_video", "preprocess_video_tall", "preprocess_image", "postprocess"}
+"""Those of SAM 2 that resize on a device."""
 
 
 def operators(path: Path) -> Counter[str]:

@@ -3,7 +3,6 @@ tracking gives the same masks."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,13 @@ from export.sam2 import export_sam2  # noqa: E402
 from export.sam2.acceptance import FRAMES, OfficialMasks  # noqa: E402
 from export.sam2.build import build_model  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
+from tests.export.graphs import RESIZING, attentions, operators  # noqa: E402
 from tests.models.sam2.jobs import overlaps, track_scene  # noqa: E402
 
 # Attentions of the official modules: blocks of the trunk; two of each layer of memory attention; seven of the decoder.
 ATTENTIONS = {"image_encoder": 7, "track": 2 * 2 + 7, "prompt": 7, "mask_prompt": 7}
 # Nodes after ONNX Runtime's own optimisation: about half of the standard form's 282, 587, 356, 289 and 80.
 MOST_NODES = {"image_encoder": 130, "track": 310, "prompt": 170, "mask_prompt": 130, "memory_encoder": 70}
-RESIZING = {"preprocess_video", "preprocess_video_tall", "preprocess_image", "postprocess"}
 PRECISIONS = ("float32", "float16")
 WEIGHTS = ROOT / "export" / "nano" / "weights" / "sam2.1_nano.pt"
 
@@ -55,9 +54,8 @@ def test_every_operator_has_a_cuda_kernel_and_nothing_is_copied(exported: Bundle
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_attention_is_one_node(exported: Bundle, precision: str) -> None:
     for name, path in exported.component("sam2", precision, forms=("cuda",)).graphs.items():
-        count = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-        assert count["Attention"] + count["MultiHeadAttention"] == ATTENTIONS.get(name, 0), name
-        assert count["Softmax"] == 0, name
+        assert attentions(path) == ATTENTIONS.get(name, 0), name
+        assert operators(path)["Softmax"] == 0, name
 
 
 def test_graphs_are_short(exported: Bundle, tmp_path: Path) -> None:

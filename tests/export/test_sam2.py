@@ -31,10 +31,9 @@ from export.sam2.exporter import write_graph  # noqa: E402
 from export.sam2.graphs import FORMS, graphs_of  # noqa: E402
 from export.sam2.image_encoder import ImageEncoder  # noqa: E402
 from export.sam2.variants import VARIANTS, model_config  # noqa: E402
+from tests.export.graphs import RESIZING  # noqa: E402
 
 VARIANT, SEED = "sam2.1_nano", 3
-RESIZING = {"preprocess_video", "preprocess_video_tall", "preprocess_image", "postprocess"}
-
 
 SCORE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 # objects, past frames (True where prompted), frame, frames of the video, reverse
